@@ -1,0 +1,2 @@
+//! The `mizzen` binary: parses the command line and dispatches.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The lab: pods on one machine.
