@@ -16,6 +16,9 @@ pub mod tls;
 pub mod upstream;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use context::{ArcRecorder, ConnectionFacts, PodContext, PodStats, WorkerLimits};
 pub use live::{ConnectionView, PodStatus, WorkerStatus};
 pub use pod::PodHandle;

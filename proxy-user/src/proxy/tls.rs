@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
 
 /// Builds ClientHellos for tests.
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     fn with_len16(bytes: &[u8]) -> Vec<u8> {
         let mut out = u16::try_from(bytes.len())
             .expect("short")
