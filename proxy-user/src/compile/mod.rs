@@ -4,7 +4,10 @@
 //! resolved here, so the data planes never look anything up by name.
 
 mod cluster;
+mod host;
+mod policy;
 mod registry;
+mod rules;
 mod scope;
 mod sidecar;
 mod visibility;
