@@ -83,6 +83,7 @@ impl Registry {
             services: services.into_iter().map(Arc::new).collect(),
             by_host,
             aliases: by_name,
+            pods: HashMap::new(),
             workloads: HashMap::new(),
         }
     }
@@ -212,6 +213,10 @@ impl<'a> Builder<'a> {
         for (ip, workload) in named {
             registry.workloads.entry(ip).or_insert(workload);
         }
+        let pods = self.pods.into_iter();
+        registry.pods = pods
+            .map(|(key, record)| (key.clone(), record.workload))
+            .collect();
         registry
     }
 }

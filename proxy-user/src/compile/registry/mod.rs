@@ -12,13 +12,15 @@ mod service_entry;
 mod tests;
 pub(super) mod workload;
 
+pub(super) use build::in_namespace;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::api::Timestamp;
+use crate::api::{ObjectKey, Timestamp};
 use crate::snapshot::listeners::Protocol;
 use crate::snapshot::{Endpoint, Provenance, Workload};
 
@@ -37,6 +39,8 @@ pub(crate) struct Registry {
     by_host: HashMap<Arc<str>, Vec<usize>>,
     /// ExternalName services by their own host.
     pub(crate) aliases: HashMap<Arc<str>, Arc<Alias>>,
+    /// Identity of every pod.
+    pub(crate) pods: HashMap<ObjectKey, Arc<Workload>>,
     /// Who is at an address.
     pub(crate) workloads: HashMap<IpAddr, Arc<Workload>>,
 }
