@@ -136,8 +136,16 @@ mod tests {
     #[test]
     fn a010_the_most_specific_name_wins() {
         for (name, names, expected) in [
-            ("x.a.com", vec!["*.com", "*.a.com", "x.a.com"], Some("x.a.com")),
-            ("y.a.com", vec!["*.com", "*.a.com", "x.a.com"], Some("*.a.com")),
+            (
+                "x.a.com",
+                vec!["*.com", "*.a.com", "x.a.com"],
+                Some("x.a.com"),
+            ),
+            (
+                "y.a.com",
+                vec!["*.com", "*.a.com", "x.a.com"],
+                Some("*.a.com"),
+            ),
             ("a.com", vec!["*.a.com", "*"], Some("*")),
             ("a.com", vec!["*.a.com"], None),
         ] {

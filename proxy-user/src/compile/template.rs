@@ -158,7 +158,11 @@ mod tests {
             ("%REQ(X-A)%", vec![request("x-a", None, None)]),
             (
                 "a %REQ(:PATH?X-B):3% b",
-                vec![text("a "), request(":path", Some("x-b"), Some(3)), text(" b")],
+                vec![
+                    text("a "),
+                    request(":path", Some("x-b"), Some(3)),
+                    text(" b"),
+                ],
             ),
             (
                 "%PROTOCOL%/%START_TIME%",
@@ -173,7 +177,11 @@ mod tests {
                 }],
             ),
         ] {
-            assert_eq!(parse_template(value), Ok(HeaderTemplate(expected)), "{value}");
+            assert_eq!(
+                parse_template(value),
+                Ok(HeaderTemplate(expected)),
+                "{value}"
+            );
         }
     }
 
