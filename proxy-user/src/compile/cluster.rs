@@ -14,11 +14,11 @@ use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
 use crate::snapshot::policy::LoadBalancer;
 use crate::snapshot::{Cluster, ClusterRef, Provenance};
 
+use super::destination_rule::{Rule, RuleIndex};
 use super::policy::{self, Blocks};
 use super::provenance;
 use super::registry::workload::is_selected;
 use super::registry::{Labels, Registry, Resolution, Service, ServiceKind, ServicePort};
-use super::rules::{Rule, RuleIndex};
 use super::scope::ClientView;
 
 /// All clusters that were asked for.

@@ -3,20 +3,27 @@
 //! Pure: no clock, no sockets, no randomness. Every reference by name is
 //! resolved here, so the data planes never look anything up by name.
 //!
-//! The order of work: `registry` (services and endpoints), `rules` (which
+//! The order of work: `registry` (services and endpoints), `destination_rule` (which
 //! DestinationRule is whose), `scope` (pods with one view), `cluster` (what a
 //! destination is, on demand), `pod` (who is captured).
 
+mod action;
 mod cluster;
+mod destination_rule;
 mod diagnostics;
+mod header_ops;
 mod host;
+mod http_policy;
+mod matcher;
 mod pod;
 mod policy;
+mod regex;
 mod registry;
-mod rules;
+mod rule;
 mod scope;
 mod security;
 mod sidecar;
+mod template;
 mod visibility;
 
 use std::sync::Arc;
@@ -28,9 +35,9 @@ use crate::settings::{CompileSettings, MeshSettings};
 use crate::snapshot::{MeshDefaults, Provenance, ServiceView, Snapshot};
 
 use cluster::ClusterTable;
+use destination_rule::RuleIndex;
 use pod::PodContext;
 use registry::{Registry, Service};
-use rules::RuleIndex;
 use scope::Scopes;
 
 /// What the objects amount to.
