@@ -1,0 +1,427 @@
+//! What `connect()` does with a destination. Start at [`decide`], which is the order of all checks.
+//!
+//! Pure: lookups are facts behind a trait, so every row is tested on the host, and the eBPF
+//! programs only turn the answer into a verdict.
+
+use crate::{
+    addr::{Addr, AddrClass, Family, PortBe},
+    balance::{Pick, Tables, pick},
+    cluster::EndpointValue,
+    pod::{EXCLUDED, ExclusionKey, INCLUDED, ListenerKey, NodeState, PodId, PodValue},
+    reason::Reason,
+    service::{Action, CidrKey, OverrideKey, OverrideValue, ScopeValue, ServiceKey, ServiceValue},
+};
+
+/// What `connect()` knows and can look up. Methods run at most once or twice, and only when the
+/// checks before them did not decide.
+pub trait Facts: Tables {
+    /// The calling task is in the cgroup of a running daemon.
+    fn is_daemon(&self) -> bool;
+    /// The socket speaks TCP.
+    fn is_tcp(&self) -> bool;
+    /// The socket is a subflow of MPTCP.
+    fn is_mptcp(&self) -> bool;
+    /// The socket is bound to a device (`SO_BINDTODEVICE`).
+    fn is_bound_to_device(&self) -> bool;
+    /// Where the application dials.
+    fn destination(&self) -> (Addr, PortBe);
+    /// The one value of `NODE_STATE`.
+    fn node(&self) -> NodeState;
+    /// The calling pod, by namespace, else by cgroup.
+    fn pod(&self) -> Option<(PodId, &PodValue)>;
+    /// `EXCLUSIONS`: zero for a miss.
+    fn exclusion(&self, key: ExclusionKey) -> u32;
+    /// `SERVICES`.
+    fn service(&self, key: ServiceKey) -> Option<&ServiceValue>;
+    /// `SERVICE_CIDRS`, longest prefix.
+    fn cidr_service(&self, key: CidrKey) -> Option<&ServiceValue>;
+    /// `SCOPES`.
+    fn scope(&self, id: u32) -> Option<&ScopeValue>;
+    /// `OVERRIDES`.
+    fn override_of(&self, key: OverrideKey) -> Option<&OverrideValue>;
+    /// State of the pod's listener.
+    fn listener(&self, key: ListenerKey) -> Listener;
+    /// Last heartbeat of a worker, monotonic ns.
+    fn worker_beat_ns(&self, worker: u32) -> u64;
+    /// Monotonic ns.
+    fn now_ns(&self) -> u64;
+    /// The socket chose its source, and a connection from there to the listener exists.
+    fn is_source_taken(&self, family: Family, listener: PortBe) -> bool;
+    /// Makes room for the socket's state; false when there is no memory.
+    fn reserve_state(&self) -> bool;
+    /// Counts something beside the verdict.
+    fn count(&self, reason: Reason);
+}
+
+/// State of a pod's listening socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listener {
+    /// Not in the table.
+    Gone,
+    /// Its backlog is at least three quarters full.
+    Full,
+    /// It takes connections.
+    Ready,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Untouched.
+    Pass,
+    /// ECONNREFUSED.
+    Refuse,
+    /// Rewritten to an endpoint.
+    Endpoint {
+        /// Where to.
+        endpoint: EndpointValue,
+        /// Whether the cluster sets TCP keepalive.
+        keepalive: bool,
+    },
+    /// Rewritten to the pod's listener on this port of the family's loopback address.
+    Listener(PortBe),
+}
+
+/// A verdict with everything that is recorded about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// What to do.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// Service that was found; zero for none, and then a pass leaves no record.
+    pub service_id: u32,
+    /// Cluster that was picked; zero for none.
+    pub cluster_id: u32,
+}
+
+impl Decision {
+    #[inline(always)]
+    const fn new(verdict: Verdict, reason: Reason) -> Self {
+        Self {
+            verdict,
+            reason,
+            service_id: 0,
+            cluster_id: 0,
+        }
+    }
+
+    #[inline(always)]
+    const fn pass(reason: Reason) -> Self {
+        Self::new(Verdict::Pass, reason)
+    }
+
+    #[inline(always)]
+    const fn refuse(reason: Reason) -> Self {
+        Self::new(Verdict::Refuse, reason)
+    }
+
+    #[inline(always)]
+    const fn of(self, service_id: u32, cluster_id: u32) -> Self {
+        Self {
+            service_id,
+            cluster_id,
+            ..self
+        }
+    }
+}
+
+/// A service as one scope sees it.
+#[derive(Clone, Copy)]
+struct Found {
+    service_id: u32,
+    flags: u32,
+    action: Action,
+    degraded: Action,
+    /// The address belongs to the mesh, so that it is reachable without a route of the pod's.
+    is_mesh_address: bool,
+}
+
+/// Decides about one `connect()`, in the order that the numbers give.
+#[inline(always)]
+pub fn decide<F: Facts>(facts: &F) -> Decision {
+    // 1. The daemon's upstream sockets run this hook too, even with a pod's namespace.
+    if facts.is_daemon() {
+        return Decision::pass(Reason::Daemon);
+    }
+    // 2. UDP and ICMP run it as well; a captured MPTCP subflow would show its pod 127.0.0.1.
+    if !facts.is_tcp() {
+        return Decision::pass(Reason::NotTcp);
+    }
+    if facts.is_mptcp() {
+        return Decision::pass(Reason::Mptcp);
+    }
+    // 3. Bound to a device, it could never reach a listener on loopback.
+    if facts.is_bound_to_device() {
+        return Decision::pass(Reason::BoundDevice);
+    }
+    // 4. Addresses that never leave the pod or its link. The own listener is for captured
+    //    connections only.
+    let (addr, port) = facts.destination();
+    let pod = facts.pod();
+    if let Some(decision) = local_address(pod, addr, port) {
+        return decision;
+    }
+    // 5. Who is calling.
+    let Some((pod_id, pod)) = pod else {
+        return Decision::pass(Reason::PodUnknown);
+    };
+    if pod.flags & PodValue::NOT_READY != 0 {
+        if facts.node().flags & NodeState::STRICT != 0 {
+            return Decision::refuse(Reason::PodNotReady);
+        }
+        return Decision::pass(Reason::PodUnknown);
+    }
+    // 6. What the pod excludes.
+    if is_excluded(facts, pod_id, pod, addr, port) {
+        return Decision::pass(Reason::Excluded);
+    }
+    // 7 and 8. The service, as the pod's scope sees it.
+    let Some(scope) = facts.scope(pod.scope) else {
+        return Decision::pass(Reason::ScopeUnknown);
+    };
+    let Some(found) = find_service(facts, pod.scope, scope, addr, port) else {
+        if scope.flags & ScopeValue::REGISTRY_ONLY != 0 {
+            return Decision::refuse(Reason::RegistryOnly);
+        }
+        return Decision::pass(Reason::NoService);
+    };
+    // 9. Without a route the client must see its own error, or it never tries the other family.
+    if !found.is_mesh_address && !pod.has_way_out(addr.family()) {
+        return Decision::pass(Reason::NoWayOut);
+    }
+    // 10 and 11.
+    act(facts, pod_id, pod, &found, addr)
+}
+
+#[inline(always)]
+fn local_address(pod: Option<(PodId, &PodValue)>, addr: Addr, port: PortBe) -> Option<Decision> {
+    if let Some((_, pod)) = pod {
+        let listener = pod.listener(addr.family());
+        // `::` reaches an IPv6 listener, `0.0.0.0` an IPv4 one.
+        if addr.reaches_loopback() && !listener.is_none() && listener == port {
+            return Some(Decision::refuse(Reason::OwnListener));
+        }
+    }
+    match addr.class() {
+        AddrClass::Unspecified => Some(Decision::pass(Reason::Unspecified)),
+        AddrClass::Loopback => Some(Decision::pass(Reason::Loopback)),
+        AddrClass::LinkLocal => Some(Decision::pass(Reason::LinkLocal)),
+        AddrClass::Multicast => Some(Decision::pass(Reason::Multicast)),
+        AddrClass::Unicast => match pod {
+            Some((_, pod)) if pod.owns(addr) => Some(Decision::pass(Reason::OwnAddress)),
+            _ => None,
+        },
+    }
+}
+
+/// Istio's order (istio-iptables): excluded ports, excluded ranges, included ports, included ranges.
+#[inline(always)]
+fn is_excluded<F: Facts>(facts: &F, id: PodId, pod: &PodValue, addr: Addr, port: PortBe) -> bool {
+    if pod.flags & PodValue::HAS_EXCLUSIONS == 0 {
+        return false;
+    }
+    let by_port = facts.exclusion(ExclusionKey::port(id, port));
+    if by_port == EXCLUDED {
+        return true;
+    }
+    let by_address = facts.exclusion(ExclusionKey::address(id, addr));
+    if by_address == EXCLUDED {
+        return true;
+    }
+    pod.flags & PodValue::EXCLUDED_BY_DEFAULT != 0 && by_port != INCLUDED && by_address != INCLUDED
+}
+
+/// Exact entry, else range, else port-wide; one that the scope does not see counts as absent.
+#[inline(always)]
+fn find_service<F: Facts>(
+    facts: &F,
+    scope_id: u32,
+    scope: &ScopeValue,
+    addr: Addr,
+    port: PortBe,
+) -> Option<Found> {
+    if let Some(value) = facts.service(ServiceKey::new(addr, port))
+        && let Some(found) = as_seen(facts, scope_id, scope, value, true)
+    {
+        return Some(found);
+    }
+    if let Some(value) = facts.cidr_service(CidrKey {
+        port,
+        reserved: 0,
+        addr,
+    }) && let Some(found) = as_seen(facts, scope_id, scope, value, false)
+    {
+        return Some(found);
+    }
+    let value = facts.service(ServiceKey::port_wide(port))?;
+    as_seen(facts, scope_id, scope, value, false)
+}
+
+#[inline(always)]
+fn as_seen<F: Facts>(
+    facts: &F,
+    scope_id: u32,
+    scope: &ScopeValue,
+    value: &ServiceValue,
+    is_mesh_address: bool,
+) -> Option<Found> {
+    let mut found = Found {
+        service_id: value.service_id,
+        flags: value.flags,
+        action: value.action,
+        degraded: value.degraded,
+        is_mesh_address,
+    };
+    let miss_is_hidden = scope.flags & ScopeValue::MISS_IS_HIDDEN != 0;
+    if !miss_is_hidden && value.flags & ServiceValue::HAS_OVERRIDES == 0 {
+        return Some(found);
+    }
+    match facts.override_of(OverrideKey {
+        scope: scope_id,
+        service_id: value.service_id,
+    }) {
+        None if miss_is_hidden => None,
+        None => Some(found),
+        Some(other) => match other.action.kind {
+            Action::HIDDEN => None,
+            Action::VISIBLE => Some(found),
+            _ => {
+                found.action = other.action;
+                found.degraded = other.degraded;
+                Some(found)
+            }
+        },
+    }
+}
+
+#[inline(always)]
+fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr) -> Decision {
+    let service_id = found.service_id;
+    match found.action.kind {
+        Action::REFUSE => {
+            let reason = match Reason::from_number(found.action.reason) {
+                Some(Reason::NoEndpoint) => Reason::NoEndpoint,
+                _ => Reason::RefusedByRule,
+            };
+            return Decision::refuse(reason).of(service_id, 0);
+        }
+        Action::CLUSTER | Action::SPLIT => {
+            if is_stale(facts, found) {
+                return Decision::pass(Reason::Stale).of(service_id, 0);
+            }
+            match pick(facts, &found.action, addr) {
+                Pick::Endpoint {
+                    endpoint,
+                    cluster_id,
+                    keepalive,
+                } => {
+                    let verdict = Verdict::Endpoint {
+                        endpoint,
+                        keepalive,
+                    };
+                    return Decision::new(verdict, Reason::KernelPath).of(service_id, cluster_id);
+                }
+                Pick::Original { cluster_id } => {
+                    return Decision::pass(Reason::Passthrough).of(service_id, cluster_id);
+                }
+                Pick::Empty => return Decision::refuse(Reason::NoEndpoint).of(service_id, 0),
+                // The proxy can reach the other family, and it always has the current tables.
+                Pick::OtherFamily => facts.count(Reason::OtherFamily),
+                Pick::Mismatch => facts.count(Reason::Generation),
+            }
+        }
+        Action::PROXY => {}
+        _ => return Decision::pass(Reason::NoRule).of(service_id, 0),
+    }
+    let family = addr.family();
+    let port = pod.listener(family);
+    if !is_proxy_alive(facts, id, pod, family) {
+        return degraded(facts, pod, found, addr);
+    }
+    if facts.is_source_taken(family, port) {
+        return Decision::pass(Reason::SourceTaken).of(service_id, 0);
+    }
+    // Without the socket's state the proxy could not learn the destination.
+    if !facts.reserve_state() {
+        facts.count(Reason::StorageFailed);
+        return degraded(facts, pod, found, addr);
+    }
+    Decision::new(Verdict::Listener(port), Reason::ProxyPath).of(service_id, 0)
+}
+
+#[inline(always)]
+fn is_stale<F: Facts>(facts: &F, found: &Found) -> bool {
+    found.flags & ServiceValue::ROUTED_BY_KUBERNETES != 0 && facts.node().is_stale(facts.now_ns())
+}
+
+/// Alive means a listener with room in its backlog and a worker that runs.
+#[inline(always)]
+fn is_proxy_alive<F: Facts>(facts: &F, id: PodId, pod: &PodValue, family: Family) -> bool {
+    if pod.listener(family).is_none() {
+        facts.count(Reason::ListenerGone);
+        return false;
+    }
+    match facts.listener(ListenerKey::new(id, family)) {
+        Listener::Gone => {
+            facts.count(Reason::ListenerGone);
+            return false;
+        }
+        Listener::Full => {
+            facts.count(Reason::BacklogFull);
+            return false;
+        }
+        Listener::Ready => {}
+    }
+    let age_ns = facts
+        .now_ns()
+        .saturating_sub(facts.worker_beat_ns(pod.worker));
+    if age_ns > facts.node().heartbeat_max_ns {
+        facts.count(Reason::WorkerSilent);
+        return false;
+    }
+    true
+}
+
+/// The proxy is down: what the pod asks for, else the L4 part that the rule was compiled to.
+#[inline(always)]
+fn degraded<F: Facts>(facts: &F, pod: &PodValue, found: &Found, addr: Addr) -> Decision {
+    let service_id = found.service_id;
+    if pod.flags & PodValue::DOWN_DENY != 0 {
+        return Decision::refuse(Reason::DegradedDeny).of(service_id, 0);
+    }
+    if pod.flags & PodValue::DOWN_PASS != 0 {
+        return Decision::pass(Reason::DegradedPass).of(service_id, 0);
+    }
+    match found.degraded.kind {
+        // Deny stays deny, also when the maps are stale: passing would leak.
+        Action::REFUSE => Decision::refuse(Reason::DegradedDeny).of(service_id, 0),
+        Action::CLUSTER | Action::SPLIT => {
+            if is_stale(facts, found) {
+                return Decision::pass(Reason::Stale).of(service_id, 0);
+            }
+            match pick(facts, &found.degraded, addr) {
+                Pick::Endpoint {
+                    endpoint,
+                    cluster_id,
+                    keepalive,
+                } => {
+                    let verdict = Verdict::Endpoint {
+                        endpoint,
+                        keepalive,
+                    };
+                    Decision::new(verdict, Reason::DegradedKernel).of(service_id, cluster_id)
+                }
+                Pick::Empty => Decision::refuse(Reason::NoEndpoint).of(service_id, 0),
+                Pick::Original { .. } | Pick::OtherFamily | Pick::Mismatch => {
+                    Decision::pass(Reason::DegradedPass).of(service_id, 0)
+                }
+            }
+        }
+        _ => Decision::pass(Reason::DegradedPass).of(service_id, 0),
+    }
+}
+
+#[cfg(test)]
+#[path = "decision_tests.rs"]
+mod tests;
