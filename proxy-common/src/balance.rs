@@ -3,7 +3,7 @@
 
 use crate::{
     addr::{Addr, Family},
-    cluster::{CLUSTER_NONE, ClusterValue, EndpointValue, SPLIT_MAX, SplitValue},
+    cluster::{CLUSTER_NONE, ClusterValue, EndpointValue, LIVE_NONE, SPLIT_MAX, SplitValue},
     service::Action,
 };
 
@@ -19,6 +19,8 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// Counts a turn of this cluster and returns how many there were before.
     fn next_turn(&self, cluster_id: u32) -> u64;
+    /// A hash of the client's address.
+    fn source_hash(&self) -> u32;
     /// `LIVE_COUNTS`.
     fn live_count(&self, live_id: u32) -> u64;
 }
@@ -86,8 +88,22 @@ fn pick_endpoint<T: Tables>(tables: &T, cluster_id: u32, generation: u32, dialle
     if cluster.generation != generation {
         return Pick::Mismatch;
     }
+    let keepalive = cluster.flags & ClusterValue::KEEPALIVE != 0;
     if cluster.policy == ClusterValue::PASSTHROUGH {
-        return Pick::Original { cluster_id };
+        if cluster.port.is_none() {
+            return Pick::Original { cluster_id };
+        }
+        let endpoint = EndpointValue {
+            addr: dialled,
+            port: cluster.port,
+            reserved: 0,
+            live_id: LIVE_NONE,
+        };
+        return Pick::Endpoint {
+            endpoint,
+            cluster_id,
+            keepalive,
+        };
     }
     let (start, count, other) = match dialled.family() {
         Family::V4 => (cluster.start_v4, cluster.count_v4, cluster.count_v6),
@@ -104,13 +120,14 @@ fn pick_endpoint<T: Tables>(tables: &T, cluster_id: u32, generation: u32, dialle
     let slot = match cluster.policy {
         ClusterValue::RANDOM => scale(tables.random(), count),
         ClusterValue::LEAST_REQUEST if !is_weighted => less_busy(tables, start, count),
+        ClusterValue::SOURCE_IP => scale(tables.source_hash(), count),
         _ => (tables.next_turn(cluster_id) % count as u64) as u32,
     };
     match tables.endpoint(start.wrapping_add(slot)) {
         Some(endpoint) if endpoint.port.0 != 0 => Pick::Endpoint {
             endpoint: *endpoint,
             cluster_id,
-            keepalive: cluster.flags & ClusterValue::KEEPALIVE != 0,
+            keepalive,
         },
         _ => Pick::Mismatch,
     }
@@ -185,6 +202,9 @@ pub(crate) mod tests {
             *turn += 1;
             *turn - 1
         }
+        fn source_hash(&self) -> u32 {
+            0x8000_0000
+        }
         fn live_count(&self, live_id: u32) -> u64 {
             self.live.get(&live_id).copied().unwrap_or(0)
         }
@@ -239,6 +259,39 @@ pub(crate) mod tests {
         assert!(
             random.values().all(|count| (850..1150).contains(count)),
             "{random:?}"
+        );
+    }
+
+    #[test]
+    fn a_client_keeps_its_endpoint_by_source_ip() {
+        let counts = picks(
+            &tables(ClusterValue::SOURCE_IP),
+            Action::with_target(Action::CLUSTER, 1, 7),
+            100,
+        );
+        assert_eq!(counts, [(2, 100)].into());
+    }
+
+    #[test]
+    fn passthrough_may_replace_the_port() {
+        let mut tables = tables(ClusterValue::PASSTHROUGH);
+        if let Some(cluster) = tables.clusters.get_mut(&1) {
+            cluster.port = PortBe::from_host(8443);
+        }
+        let endpoint = EndpointValue {
+            addr: V4,
+            port: PortBe::from_host(8443),
+            reserved: 0,
+            live_id: LIVE_NONE,
+        };
+        let expected = Pick::Endpoint {
+            endpoint,
+            cluster_id: 1,
+            keepalive: false,
+        };
+        assert_eq!(
+            pick(&tables, &Action::with_target(Action::CLUSTER, 1, 7), V4),
+            expected
         );
     }
 

@@ -8,6 +8,9 @@ use crate::{
 /// Id that no cluster has: a destination without endpoints or without its subset.
 pub const CLUSTER_NONE: u32 = 0;
 
+/// `live_id` of what is not counted.
+pub const LIVE_NONE: u32 = u32::MAX;
+
 /// Endpoint weights are spread over at most this many slots; finer ones take the proxy path.
 pub const SLOTS_MAX: u32 = 256;
 
@@ -20,12 +23,12 @@ pub const SPLIT_MAX: usize = 16;
 pub struct ClusterValue {
     /// Changes when the id is given to another cluster.
     pub generation: u32,
-    /// One of [`ClusterValue::ROUND_ROBIN`] to [`ClusterValue::PASSTHROUGH`].
+    /// One of [`ClusterValue::ROUND_ROBIN`] to [`ClusterValue::SOURCE_IP`].
     pub policy: u8,
     /// [`ClusterValue::KEEPALIVE`], [`ClusterValue::WEIGHTED`].
     pub flags: u8,
-    /// Always zero.
-    pub reserved: u16,
+    /// Replaces the dialled port under [`ClusterValue::PASSTHROUGH`]; zero keeps it.
+    pub port: PortBe,
     /// First slot of the IPv4 endpoints in `ENDPOINTS`.
     pub start_v4: u32,
     /// How many slots they take.
@@ -52,6 +55,8 @@ impl ClusterValue {
     pub const LEAST_REQUEST: u8 = 2;
     /// The address that was dialled (Istio `PASSTHROUGH`).
     pub const PASSTHROUGH: u8 = 3;
+    /// Always the same slot for one client address, as long as the list stays.
+    pub const SOURCE_IP: u8 = 4;
 
     /// Set `SO_KEEPALIVE` and the three fields above.
     pub const KEEPALIVE: u8 = 1;
@@ -70,6 +75,7 @@ pub struct EndpointValue {
     /// Always zero.
     pub reserved: u16,
     /// Index in `LIVE_COUNTS`; the same for all slots of one endpoint, kept over list changes.
+    /// [`LIVE_NONE`] is not counted.
     pub live_id: u32,
 }
 plain_bytes!(EndpointValue, 24);

@@ -274,14 +274,15 @@ fn as_seen<F: Facts>(
         is_mesh_address,
     };
     let miss_is_hidden = scope.flags & ScopeValue::MISS_IS_HIDDEN != 0;
+    let is_hidden = miss_is_hidden || value.action.kind == Action::HIDDEN;
     if !miss_is_hidden && value.flags & ServiceValue::HAS_OVERRIDES == 0 {
-        return Some(found);
+        return if is_hidden { None } else { Some(found) };
     }
     match facts.override_of(OverrideKey {
         scope: scope_id,
         service_id: value.service_id,
     }) {
-        None if miss_is_hidden => None,
+        None if is_hidden => None,
         None => Some(found),
         Some(other) => match other.action.kind {
             Action::HIDDEN => None,
@@ -307,8 +308,8 @@ fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr
             return Decision::refuse(reason).of(service_id, 0);
         }
         Action::CLUSTER | Action::SPLIT => {
-            if is_stale(facts, found) {
-                return Decision::pass(Reason::Stale).of(service_id, 0);
+            if let Some(decision) = stale(facts, found, &found.action) {
+                return decision;
             }
             match pick(facts, &found.action, addr) {
                 Pick::Endpoint {
@@ -350,9 +351,23 @@ fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr
     Decision::new(Verdict::Listener(port), Reason::ProxyPath).of(service_id, 0)
 }
 
+/// What stale maps do instead of `action`; `None` while they are fresh, or when nothing but the
+/// last endpoints is left to try.
 #[inline(always)]
-fn is_stale<F: Facts>(facts: &F, found: &Found) -> bool {
-    found.flags & ServiceValue::ROUTED_BY_KUBERNETES != 0 && facts.node().is_stale(facts.now_ns())
+fn stale<F: Facts>(facts: &F, found: &Found, action: &Action) -> Option<Decision> {
+    let denies = action.flags & Action::DENY_WHEN_STALE != 0;
+    if !denies && found.flags & ServiceValue::ROUTED_BY_KUBERNETES == 0 {
+        return None;
+    }
+    if !facts.node().is_stale(facts.now_ns()) {
+        return None;
+    }
+    let decision = if denies {
+        Decision::refuse(Reason::DegradedDeny)
+    } else {
+        Decision::pass(Reason::Stale)
+    };
+    Some(decision.of(found.service_id, 0))
 }
 
 /// Alive means a listener with room in its backlog and a worker that runs.
@@ -397,8 +412,8 @@ fn degraded<F: Facts>(facts: &F, pod: &PodValue, found: &Found, addr: Addr) -> D
         // Deny stays deny, also when the maps are stale: passing would leak.
         Action::REFUSE => Decision::refuse(Reason::DegradedDeny).of(service_id, 0),
         Action::CLUSTER | Action::SPLIT => {
-            if is_stale(facts, found) {
-                return Decision::pass(Reason::Stale).of(service_id, 0);
+            if let Some(decision) = stale(facts, found, &found.degraded) {
+                return decision;
             }
             match pick(facts, &found.degraded, addr) {
                 Pick::Endpoint {

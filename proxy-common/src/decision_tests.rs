@@ -48,6 +48,9 @@ impl Tables for World {
     fn next_turn(&self, cluster_id: u32) -> u64 {
         self.tables.next_turn(cluster_id)
     }
+    fn source_hash(&self) -> u32 {
+        self.tables.source_hash()
+    }
     fn live_count(&self, live_id: u32) -> u64 {
         self.tables.live_count(live_id)
     }
@@ -557,6 +560,21 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
             Reason::NoService,
         ),
         (
+            "the base hides it",
+            |w| service(w).action = Action::plain(Action::HIDDEN),
+            Outcome::Pass,
+            Reason::NoService,
+        ),
+        (
+            "the base hides it, an override shows it",
+            |w| {
+                override_with(w, Action::PROXY);
+                service(w).action = Action::plain(Action::HIDDEN);
+            },
+            Outcome::Listener,
+            Reason::ProxyPath,
+        ),
+        (
             "hidden falls to the port-wide entry",
             |w| {
                 override_with(w, Action::HIDDEN);
@@ -708,6 +726,16 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
             },
             Outcome::Endpoint,
             Reason::KernelPath,
+        ),
+        (
+            "stale, and passing would leak",
+            |w| {
+                cluster(w, 1, 1);
+                service(w).action.flags = Action::DENY_WHEN_STALE;
+                w.now_ns = 161 * SECOND;
+            },
+            Outcome::Refuse,
+            Reason::DegradedDeny,
         ),
         (
             "listener gone",

@@ -68,8 +68,10 @@ pub struct Action {
     pub kind: u8,
     /// Why, as a [`crate::reason::Reason`] number; zero lets the decision name its own.
     pub reason: u8,
+    /// [`Action::DENY_WHEN_STALE`].
+    pub flags: u8,
     /// Always zero.
-    pub reserved: u16,
+    pub reserved: u8,
     /// Cluster id or split id.
     pub target: u32,
     /// Generation that the target must carry; another one means that the id was given to
@@ -89,10 +91,13 @@ impl Action {
     pub const CLUSTER: u8 = 3;
     /// A destination of split `target`, then an endpoint of its cluster.
     pub const SPLIT: u8 = 4;
-    /// In an override: this scope does not see the service.
+    /// Not seen: by this scope in an override, by scopes without an override in a service.
     pub const HIDDEN: u8 = 5;
     /// In an override of a scope whose misses are hidden: seen, with the service's own action.
     pub const VISIBLE: u8 = 6;
+
+    /// Refuse, instead of passing, when the maps are stale: passing would leak or bypass.
+    pub const DENY_WHEN_STALE: u8 = 1;
 
     /// An action without a target.
     #[inline(always)]
@@ -100,6 +105,7 @@ impl Action {
         Self {
             kind,
             reason: 0,
+            flags: 0,
             reserved: 0,
             target: 0,
             generation: 0,
@@ -112,6 +118,7 @@ impl Action {
         Self {
             kind,
             reason: 0,
+            flags: 0,
             reserved: 0,
             target,
             generation,
