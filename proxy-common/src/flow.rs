@@ -24,7 +24,7 @@ pub struct FlowEvent {
     pub original_port: PortBe,
     /// Port of `endpoint`.
     pub endpoint_port: PortBe,
-    /// [`FlowEvent::OPENED`], [`FlowEvent::CLOSED`] or [`FlowEvent::FAILED`].
+    /// [`FlowEvent::OPENED`], [`FlowEvent::CLOSED`], [`FlowEvent::FAILED`] or [`FlowEvent::REFUSED`].
     pub kind: u8,
     /// As in [`crate::socket::SocketState::path`].
     pub path: u8,
@@ -35,7 +35,11 @@ pub struct FlowEvent {
     /// Cluster that was picked; zero when the connection passed.
     pub cluster_id: u32,
     /// TCP state before the close, as in the kernel's `tcp_states.h`.
-    pub old_state: u32,
+    pub old_state: u8,
+    /// Why, as a [`crate::reason::Reason`] number.
+    pub reason: u8,
+    /// Always zero.
+    pub reserved: u16,
     /// Unique to the socket until reboot (`bpf_get_socket_cookie`).
     pub socket_cookie: u64,
     /// Payload that the peer acknowledged.
@@ -56,6 +60,8 @@ impl FlowEvent {
     pub const CLOSED: u8 = 2;
     /// The handshake never finished.
     pub const FAILED: u8 = 3;
+    /// `connect()` answered ECONNREFUSED; `reason` says why.
+    pub const REFUSED: u8 = 4;
 }
 
 /// One line of the live iterator: a socket of the kernel path or a passed one, with its bytes.

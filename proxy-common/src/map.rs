@@ -122,13 +122,11 @@ pub struct Offsets {
     pub sk_ack_backlog: u32,
     /// `sock.sk_max_ack_backlog`.
     pub sk_max_ack_backlog: u32,
-    /// `sock.sk_shutdown`.
-    pub sk_shutdown: u32,
+    /// `sock.sk_flags`.
+    pub sk_flags: u32,
     /// `tcp_sock.bytes_acked`.
     pub bytes_acked: u32,
     /// `tcp_sock.bytes_received`.
     pub bytes_received: u32,
-    /// `sock.sk_cookie` within `sock_common`.
-    pub sk_cookie: u32,
 }
-crate::plain_bytes!(Offsets, 24);
+crate::plain_bytes!(Offsets, 20);

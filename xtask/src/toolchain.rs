@@ -34,7 +34,7 @@ impl Compiler {
         cargo
             .env(
                 "CARGO_ENCODED_RUSTFLAGS",
-                ["-C", "link-arg=--btf"].join("\u{1f}"),
+                ["-C", "link-arg=--btf", "-C", "target-cpu=v3"].join("\u{1f}"),
             )
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
             .env_remove("RUSTC_WRAPPER")
