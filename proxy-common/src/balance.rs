@@ -2,7 +2,7 @@
 //! [`pick`].
 
 use crate::{
-    addr::{Addr, Family},
+    addr::{Addr, Family, PortBe},
     cluster::{CLUSTER_NONE, ClusterValue, EndpointValue, LIVE_NONE, SPLIT_MAX, SplitValue},
     service::Action,
 };
@@ -25,29 +25,61 @@ pub trait Tables {
     fn live_count(&self, live_id: u32) -> u64;
 }
 
-/// What a pick found.
+/// What a pick found. Flat, with every field always set: the verifier refuses to copy the unset
+/// half of an enum's payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pick {
+pub struct Pick {
+    /// Whether there is an endpoint, and why not.
+    pub outcome: Outcome,
+    /// The chosen slot.
+    pub endpoint: EndpointValue,
+    /// The cluster that it is of; zero for none.
+    pub cluster_id: u32,
+    /// Whether the cluster sets TCP keepalive.
+    pub keepalive: bool,
+}
+
+/// See [`Pick`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
     /// Connect there.
-    Endpoint {
-        /// The chosen slot.
-        endpoint: EndpointValue,
-        /// The cluster that it is of.
-        cluster_id: u32,
-        /// Whether the cluster sets TCP keepalive.
-        keepalive: bool,
-    },
+    Endpoint,
     /// The cluster asks for the address that was dialled.
-    Original {
-        /// The cluster that says so.
-        cluster_id: u32,
-    },
+    Original,
     /// Nothing to connect to, in either family.
     Empty,
     /// Endpoints of the other family only.
     OtherFamily,
     /// A table names something that is gone or of another generation.
     Mismatch,
+}
+
+impl Pick {
+    #[inline(always)]
+    const fn none(outcome: Outcome, cluster_id: u32) -> Self {
+        let endpoint = EndpointValue {
+            addr: Addr::UNSPECIFIED,
+            port: PortBe(0),
+            reserved: 0,
+            live_id: LIVE_NONE,
+        };
+        Self {
+            outcome,
+            endpoint,
+            cluster_id,
+            keepalive: false,
+        }
+    }
+
+    #[inline(always)]
+    const fn some(endpoint: EndpointValue, cluster_id: u32, keepalive: bool) -> Self {
+        Self {
+            outcome: Outcome::Endpoint,
+            endpoint,
+            cluster_id,
+            keepalive,
+        }
+    }
 }
 
 /// Picks the endpoint for one connection.
@@ -60,10 +92,10 @@ pub fn pick<T: Tables>(tables: &T, action: &Action, dialled: Addr) -> Pick {
         return pick_endpoint(tables, action.target, action.generation, dialled);
     }
     let Some(split) = tables.split(action.target) else {
-        return Pick::Mismatch;
+        return Pick::none(Outcome::Mismatch, 0);
     };
     if split.generation != action.generation {
-        return Pick::Mismatch;
+        return Pick::none(Outcome::Mismatch, 0);
     }
     let ticket = scale(tables.random(), split.weight_total);
     let mut at = 0;
@@ -74,24 +106,24 @@ pub fn pick<T: Tables>(tables: &T, action: &Action, dialled: Addr) -> Pick {
         }
         at += 1;
     }
-    Pick::Mismatch
+    Pick::none(Outcome::Mismatch, 0)
 }
 
 #[inline(always)]
 fn pick_endpoint<T: Tables>(tables: &T, cluster_id: u32, generation: u32, dialled: Addr) -> Pick {
     if cluster_id == CLUSTER_NONE {
-        return Pick::Empty;
+        return Pick::none(Outcome::Empty, 0);
     }
     let Some(cluster) = tables.cluster(cluster_id) else {
-        return Pick::Mismatch;
+        return Pick::none(Outcome::Mismatch, 0);
     };
     if cluster.generation != generation {
-        return Pick::Mismatch;
+        return Pick::none(Outcome::Mismatch, 0);
     }
     let keepalive = cluster.flags & ClusterValue::KEEPALIVE != 0;
     if cluster.policy == ClusterValue::PASSTHROUGH {
         if cluster.port.is_none() {
-            return Pick::Original { cluster_id };
+            return Pick::none(Outcome::Original, cluster_id);
         }
         let endpoint = EndpointValue {
             addr: dialled,
@@ -99,22 +131,21 @@ fn pick_endpoint<T: Tables>(tables: &T, cluster_id: u32, generation: u32, dialle
             reserved: 0,
             live_id: LIVE_NONE,
         };
-        return Pick::Endpoint {
-            endpoint,
-            cluster_id,
-            keepalive,
-        };
+        return Pick::some(endpoint, cluster_id, keepalive);
     }
     let (start, count, other) = match dialled.family() {
         Family::V4 => (cluster.start_v4, cluster.count_v4, cluster.count_v6),
         Family::V6 => (cluster.start_v6, cluster.count_v6, cluster.count_v4),
     };
     if count == 0 {
-        return if other == 0 {
-            Pick::Empty
-        } else {
-            Pick::OtherFamily
-        };
+        return Pick::none(
+            if other == 0 {
+                Outcome::Empty
+            } else {
+                Outcome::OtherFamily
+            },
+            0,
+        );
     }
     let is_weighted = cluster.flags & ClusterValue::WEIGHTED != 0;
     let slot = match cluster.policy {
@@ -124,12 +155,8 @@ fn pick_endpoint<T: Tables>(tables: &T, cluster_id: u32, generation: u32, dialle
         _ => (tables.next_turn(cluster_id) % count as u64) as u32,
     };
     match tables.endpoint(start.wrapping_add(slot)) {
-        Some(endpoint) if endpoint.port.0 != 0 => Pick::Endpoint {
-            endpoint: *endpoint,
-            cluster_id,
-            keepalive,
-        },
-        _ => Pick::Mismatch,
+        Some(endpoint) if endpoint.port.0 != 0 => Pick::some(*endpoint, cluster_id, keepalive),
+        _ => Pick::none(Outcome::Mismatch, 0),
     }
 }
 
@@ -164,7 +191,7 @@ pub(crate) mod tests {
     };
 
     use super::*;
-    use crate::{addr::PortBe, cluster::SplitEntry};
+    use crate::cluster::SplitEntry;
 
     #[derive(Default)]
     pub(crate) struct FakeTables {
@@ -238,12 +265,9 @@ pub(crate) mod tests {
     fn picks(tables: &FakeTables, action: Action, times: u32) -> BTreeMap<u32, u32> {
         let mut counts = BTreeMap::new();
         for _ in 0..times {
-            match pick(tables, &action, V4) {
-                Pick::Endpoint { endpoint, .. } => {
-                    *counts.entry(endpoint.live_id).or_default() += 1
-                }
-                other => panic!("expected an endpoint, got {other:?}"),
-            }
+            let picked = pick(tables, &action, V4);
+            assert_eq!(picked.outcome, Outcome::Endpoint);
+            *counts.entry(picked.endpoint.live_id).or_default() += 1;
         }
         counts
     }
@@ -284,11 +308,7 @@ pub(crate) mod tests {
             reserved: 0,
             live_id: LIVE_NONE,
         };
-        let expected = Pick::Endpoint {
-            endpoint,
-            cluster_id: 1,
-            keepalive: false,
-        };
+        let expected = Pick::some(endpoint, 1, false);
         assert_eq!(
             pick(&tables, &Action::with_target(Action::CLUSTER, 1, 7), V4),
             expected
@@ -385,18 +405,18 @@ pub(crate) mod tests {
             ..FakeTables::default()
         };
         for (kind, target, generation, expected) in [
-            (Action::CLUSTER, CLUSTER_NONE, 0, Pick::Empty), // a missing subset
-            (Action::CLUSTER, 1, 1, Pick::Empty),
-            (Action::CLUSTER, 1, 2, Pick::Mismatch), // the id belongs to another cluster now
-            (Action::CLUSTER, 2, 1, Pick::OtherFamily),
-            (Action::CLUSTER, 3, 1, Pick::Mismatch), // slot outside the array
-            (Action::CLUSTER, 4, 1, Pick::Original { cluster_id: 4 }),
-            (Action::CLUSTER, 5, 1, Pick::Mismatch),
-            (Action::SPLIT, 1, 1, Pick::Mismatch),
+            (Action::CLUSTER, CLUSTER_NONE, 0, Outcome::Empty), // a missing subset
+            (Action::CLUSTER, 1, 1, Outcome::Empty),
+            (Action::CLUSTER, 1, 2, Outcome::Mismatch), // the id belongs to another cluster now
+            (Action::CLUSTER, 2, 1, Outcome::OtherFamily),
+            (Action::CLUSTER, 3, 1, Outcome::Mismatch), // slot outside the array
+            (Action::CLUSTER, 4, 1, Outcome::Original),
+            (Action::CLUSTER, 5, 1, Outcome::Mismatch),
+            (Action::SPLIT, 1, 1, Outcome::Mismatch),
         ] {
             let action = Action::with_target(kind, target, generation);
             assert_eq!(
-                pick(&tables, &action, V4),
+                pick(&tables, &action, V4).outcome,
                 expected,
                 "{kind} {target} {generation}"
             );

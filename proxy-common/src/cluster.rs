@@ -21,6 +21,8 @@ pub const SPLIT_MAX: usize = 16;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClusterValue {
+    /// Hash of the cluster's name, so that a new daemon finds its id again.
+    pub key_hash: u64,
     /// Changes when the id is given to another cluster.
     pub generation: u32,
     /// One of [`ClusterValue::ROUND_ROBIN`] to [`ClusterValue::SOURCE_IP`].
@@ -43,8 +45,10 @@ pub struct ClusterValue {
     pub keepalive_interval_s: u32,
     /// `TCP_KEEPCNT`, zero leaves it.
     pub keepalive_probes: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
-plain_bytes!(ClusterValue, 36);
+plain_bytes!(ClusterValue, 48);
 
 impl ClusterValue {
     /// Slots in turn (Envoy's default spreads weights the same way).

@@ -5,8 +5,8 @@
 
 use crate::{
     addr::{Addr, AddrClass, Family, PortBe},
-    balance::{Pick, Tables, pick},
-    cluster::EndpointValue,
+    balance::{Outcome, Pick, Tables, pick},
+    cluster::{EndpointValue, LIVE_NONE},
     pod::{EXCLUDED, ExclusionKey, INCLUDED, ListenerKey, NodeState, PodId, PodValue},
     reason::Reason,
     service::{Action, CidrKey, OverrideKey, OverrideValue, ScopeValue, ServiceKey, ServiceValue},
@@ -28,7 +28,7 @@ pub trait Facts: Tables {
     /// The one value of `NODE_STATE`.
     fn node(&self) -> NodeState;
     /// The calling pod, by namespace, else by cgroup.
-    fn pod(&self) -> Option<(PodId, &PodValue)>;
+    fn pod(&self) -> (PodId, Option<&PodValue>);
     /// `EXCLUSIONS`: zero for a miss.
     fn exclusion(&self, key: ExclusionKey) -> u32;
     /// `SERVICES`.
@@ -71,24 +71,23 @@ pub enum Verdict {
     Pass,
     /// ECONNREFUSED.
     Refuse,
-    /// Rewritten to an endpoint.
-    Endpoint {
-        /// Where to.
-        endpoint: EndpointValue,
-        /// Whether the cluster sets TCP keepalive.
-        keepalive: bool,
-    },
-    /// Rewritten to the pod's listener on this port of the family's loopback address.
-    Listener(PortBe),
+    /// Rewritten to [`Decision::endpoint`].
+    Endpoint,
+    /// Rewritten to the pod's listener: the family's loopback address and the endpoint's port.
+    Listener,
 }
 
-/// A verdict with everything that is recorded about it.
+/// A verdict with everything that is recorded about it. Flat, as [`Pick`] is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// What to do.
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
+    /// Where to, for the two rewriting verdicts.
+    pub endpoint: EndpointValue,
+    /// Whether the cluster sets TCP keepalive.
+    pub keepalive: bool,
     /// Service that was found; zero for none, and then a pass leaves no record.
     pub service_id: u32,
     /// Cluster that was picked; zero for none.
@@ -98,9 +97,17 @@ pub struct Decision {
 impl Decision {
     #[inline(always)]
     const fn new(verdict: Verdict, reason: Reason) -> Self {
+        let endpoint = EndpointValue {
+            addr: Addr::UNSPECIFIED,
+            port: PortBe(0),
+            reserved: 0,
+            live_id: LIVE_NONE,
+        };
         Self {
             verdict,
             reason,
+            endpoint,
+            keepalive: false,
             service_id: 0,
             cluster_id: 0,
         }
@@ -117,17 +124,42 @@ impl Decision {
     }
 
     #[inline(always)]
-    const fn of(self, service_id: u32, cluster_id: u32) -> Self {
+    const fn picked(pick: &Pick, reason: Reason) -> Self {
+        let decision = Self::new(Verdict::Endpoint, reason);
         Self {
-            service_id,
-            cluster_id,
-            ..self
+            endpoint: pick.endpoint,
+            keepalive: pick.keepalive,
+            cluster_id: pick.cluster_id,
+            ..decision
         }
+    }
+
+    #[inline(always)]
+    const fn listener(family: Family, port: PortBe) -> Self {
+        let addr = match family {
+            Family::V4 => Addr::LOOPBACK_V4,
+            Family::V6 => Addr::LOOPBACK_V6,
+        };
+        let endpoint = EndpointValue {
+            addr,
+            port,
+            reserved: 0,
+            live_id: LIVE_NONE,
+        };
+        Self {
+            endpoint,
+            ..Self::new(Verdict::Listener, Reason::ProxyPath)
+        }
+    }
+
+    #[inline(always)]
+    const fn of(self, service_id: u32) -> Self {
+        Self { service_id, ..self }
     }
 }
 
-/// A service as one scope sees it.
-#[derive(Clone, Copy)]
+/// A service as one scope sees it; `service_id` zero: none.
+#[derive(Clone, Copy, Default)]
 struct Found {
     service_id: u32,
     flags: u32,
@@ -158,12 +190,15 @@ pub fn decide<F: Facts>(facts: &F) -> Decision {
     // 4. Addresses that never leave the pod or its link. The own listener is for captured
     //    connections only.
     let (addr, port) = facts.destination();
-    let pod = facts.pod();
-    if let Some(decision) = local_address(pod, addr, port) {
-        return decision;
+    let (pod_id, pod) = facts.pod();
+    if let Some(reason) = local_address(pod, addr, port) {
+        if matches!(reason, Reason::OwnListener) {
+            return Decision::refuse(reason);
+        }
+        return Decision::pass(reason);
     }
     // 5. Who is calling.
-    let Some((pod_id, pod)) = pod else {
+    let Some(pod) = pod else {
         return Decision::pass(Reason::PodUnknown);
     };
     if pod.flags & PodValue::NOT_READY != 0 {
@@ -180,12 +215,13 @@ pub fn decide<F: Facts>(facts: &F) -> Decision {
     let Some(scope) = facts.scope(pod.scope) else {
         return Decision::pass(Reason::ScopeUnknown);
     };
-    let Some(found) = find_service(facts, pod.scope, scope, addr, port) else {
+    let found = find_service(facts, pod.scope, scope, addr, port);
+    if found.service_id == 0 {
         if scope.flags & ScopeValue::REGISTRY_ONLY != 0 {
             return Decision::refuse(Reason::RegistryOnly);
         }
         return Decision::pass(Reason::NoService);
-    };
+    }
     // 9. Without a route the client must see its own error, or it never tries the other family.
     if !found.is_mesh_address && !pod.has_way_out(addr.family()) {
         return Decision::pass(Reason::NoWayOut);
@@ -194,22 +230,23 @@ pub fn decide<F: Facts>(facts: &F) -> Decision {
     act(facts, pod_id, pod, &found, addr)
 }
 
+/// Why a destination never leaves the pod or its link, if so.
 #[inline(always)]
-fn local_address(pod: Option<(PodId, &PodValue)>, addr: Addr, port: PortBe) -> Option<Decision> {
-    if let Some((_, pod)) = pod {
+fn local_address(pod: Option<&PodValue>, addr: Addr, port: PortBe) -> Option<Reason> {
+    if let Some(pod) = pod {
         let listener = pod.listener(addr.family());
         // `::` reaches an IPv6 listener, `0.0.0.0` an IPv4 one.
         if addr.reaches_loopback() && !listener.is_none() && listener == port {
-            return Some(Decision::refuse(Reason::OwnListener));
+            return Some(Reason::OwnListener);
         }
     }
     match addr.class() {
-        AddrClass::Unspecified => Some(Decision::pass(Reason::Unspecified)),
-        AddrClass::Loopback => Some(Decision::pass(Reason::Loopback)),
-        AddrClass::LinkLocal => Some(Decision::pass(Reason::LinkLocal)),
-        AddrClass::Multicast => Some(Decision::pass(Reason::Multicast)),
+        AddrClass::Unspecified => Some(Reason::Unspecified),
+        AddrClass::Loopback => Some(Reason::Loopback),
+        AddrClass::LinkLocal => Some(Reason::LinkLocal),
+        AddrClass::Multicast => Some(Reason::Multicast),
         AddrClass::Unicast => match pod {
-            Some((_, pod)) if pod.owns(addr) => Some(Decision::pass(Reason::OwnAddress)),
+            Some(pod) if pod.owns(addr) => Some(Reason::OwnAddress),
             _ => None,
         },
     }
@@ -240,22 +277,34 @@ fn find_service<F: Facts>(
     scope: &ScopeValue,
     addr: Addr,
     port: PortBe,
-) -> Option<Found> {
-    if let Some(value) = facts.service(ServiceKey::new(addr, port))
-        && let Some(found) = as_seen(facts, scope_id, scope, value, true)
-    {
-        return Some(found);
+) -> Found {
+    let exact = as_seen(
+        facts,
+        scope_id,
+        scope,
+        facts.service(ServiceKey::new(addr, port)),
+    );
+    if exact.service_id != 0 {
+        return Found {
+            is_mesh_address: true,
+            ..exact
+        };
     }
-    if let Some(value) = facts.cidr_service(CidrKey {
+    let range = facts.cidr_service(CidrKey {
         port,
         reserved: 0,
         addr,
-    }) && let Some(found) = as_seen(facts, scope_id, scope, value, false)
-    {
-        return Some(found);
+    });
+    let range = as_seen(facts, scope_id, scope, range);
+    if range.service_id != 0 {
+        return range;
     }
-    let value = facts.service(ServiceKey::port_wide(port))?;
-    as_seen(facts, scope_id, scope, value, false)
+    as_seen(
+        facts,
+        scope_id,
+        scope,
+        facts.service(ServiceKey::port_wide(port)),
+    )
 }
 
 #[inline(always)]
@@ -263,35 +312,37 @@ fn as_seen<F: Facts>(
     facts: &F,
     scope_id: u32,
     scope: &ScopeValue,
-    value: &ServiceValue,
-    is_mesh_address: bool,
-) -> Option<Found> {
-    let mut found = Found {
+    value: Option<&ServiceValue>,
+) -> Found {
+    let Some(value) = value else {
+        return Found::default();
+    };
+    let found = Found {
         service_id: value.service_id,
         flags: value.flags,
         action: value.action,
         degraded: value.degraded,
-        is_mesh_address,
+        is_mesh_address: false,
     };
     let miss_is_hidden = scope.flags & ScopeValue::MISS_IS_HIDDEN != 0;
     let is_hidden = miss_is_hidden || value.action.kind == Action::HIDDEN;
     if !miss_is_hidden && value.flags & ServiceValue::HAS_OVERRIDES == 0 {
-        return if is_hidden { None } else { Some(found) };
+        return if is_hidden { Found::default() } else { found };
     }
     match facts.override_of(OverrideKey {
         scope: scope_id,
         service_id: value.service_id,
     }) {
-        None if is_hidden => None,
-        None => Some(found),
+        None if is_hidden => Found::default(),
+        None => found,
         Some(other) => match other.action.kind {
-            Action::HIDDEN => None,
-            Action::VISIBLE => Some(found),
-            _ => {
-                found.action = other.action;
-                found.degraded = other.degraded;
-                Some(found)
-            }
+            Action::HIDDEN => Found::default(),
+            Action::VISIBLE => found,
+            _ => Found {
+                action: other.action,
+                degraded: other.degraded,
+                ..found
+            },
         },
     }
 }
@@ -305,35 +356,32 @@ fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr
                 Some(Reason::NoEndpoint) => Reason::NoEndpoint,
                 _ => Reason::RefusedByRule,
             };
-            return Decision::refuse(reason).of(service_id, 0);
+            return Decision::refuse(reason).of(service_id);
         }
         Action::CLUSTER | Action::SPLIT => {
             if let Some(decision) = stale(facts, found, &found.action) {
                 return decision;
             }
-            match pick(facts, &found.action, addr) {
-                Pick::Endpoint {
-                    endpoint,
-                    cluster_id,
-                    keepalive,
-                } => {
-                    let verdict = Verdict::Endpoint {
-                        endpoint,
-                        keepalive,
+            let pick = pick(facts, &found.action, addr);
+            match pick.outcome {
+                Outcome::Endpoint => {
+                    return Decision::picked(&pick, Reason::KernelPath).of(service_id);
+                }
+                Outcome::Original => {
+                    let decision = Decision::pass(Reason::Passthrough).of(service_id);
+                    return Decision {
+                        cluster_id: pick.cluster_id,
+                        ..decision
                     };
-                    return Decision::new(verdict, Reason::KernelPath).of(service_id, cluster_id);
                 }
-                Pick::Original { cluster_id } => {
-                    return Decision::pass(Reason::Passthrough).of(service_id, cluster_id);
-                }
-                Pick::Empty => return Decision::refuse(Reason::NoEndpoint).of(service_id, 0),
+                Outcome::Empty => return Decision::refuse(Reason::NoEndpoint).of(service_id),
                 // The proxy can reach the other family, and it always has the current tables.
-                Pick::OtherFamily => facts.count(Reason::OtherFamily),
-                Pick::Mismatch => facts.count(Reason::Generation),
+                Outcome::OtherFamily => facts.count(Reason::OtherFamily),
+                Outcome::Mismatch => facts.count(Reason::Generation),
             }
         }
         Action::PROXY => {}
-        _ => return Decision::pass(Reason::NoRule).of(service_id, 0),
+        _ => return Decision::pass(Reason::NoRule).of(service_id),
     }
     let family = addr.family();
     let port = pod.listener(family);
@@ -341,14 +389,14 @@ fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr
         return degraded(facts, pod, found, addr);
     }
     if facts.is_source_taken(family, port) {
-        return Decision::pass(Reason::SourceTaken).of(service_id, 0);
+        return Decision::pass(Reason::SourceTaken).of(service_id);
     }
     // Without the socket's state the proxy could not learn the destination.
     if !facts.reserve_state() {
         facts.count(Reason::StorageFailed);
         return degraded(facts, pod, found, addr);
     }
-    Decision::new(Verdict::Listener(port), Reason::ProxyPath).of(service_id, 0)
+    Decision::listener(family, port).of(service_id)
 }
 
 /// What stale maps do instead of `action`; `None` while they are fresh, or when nothing but the
@@ -367,7 +415,7 @@ fn stale<F: Facts>(facts: &F, found: &Found, action: &Action) -> Option<Decision
     } else {
         Decision::pass(Reason::Stale)
     };
-    Some(decision.of(found.service_id, 0))
+    Some(decision.of(found.service_id))
 }
 
 /// Alive means a listener with room in its backlog and a worker that runs.
@@ -403,37 +451,28 @@ fn is_proxy_alive<F: Facts>(facts: &F, id: PodId, pod: &PodValue, family: Family
 fn degraded<F: Facts>(facts: &F, pod: &PodValue, found: &Found, addr: Addr) -> Decision {
     let service_id = found.service_id;
     if pod.flags & PodValue::DOWN_DENY != 0 {
-        return Decision::refuse(Reason::DegradedDeny).of(service_id, 0);
+        return Decision::refuse(Reason::DegradedDeny).of(service_id);
     }
     if pod.flags & PodValue::DOWN_PASS != 0 {
-        return Decision::pass(Reason::DegradedPass).of(service_id, 0);
+        return Decision::pass(Reason::DegradedPass).of(service_id);
     }
     match found.degraded.kind {
         // Deny stays deny, also when the maps are stale: passing would leak.
-        Action::REFUSE => Decision::refuse(Reason::DegradedDeny).of(service_id, 0),
+        Action::REFUSE => Decision::refuse(Reason::DegradedDeny).of(service_id),
         Action::CLUSTER | Action::SPLIT => {
             if let Some(decision) = stale(facts, found, &found.degraded) {
                 return decision;
             }
-            match pick(facts, &found.degraded, addr) {
-                Pick::Endpoint {
-                    endpoint,
-                    cluster_id,
-                    keepalive,
-                } => {
-                    let verdict = Verdict::Endpoint {
-                        endpoint,
-                        keepalive,
-                    };
-                    Decision::new(verdict, Reason::DegradedKernel).of(service_id, cluster_id)
-                }
-                Pick::Empty => Decision::refuse(Reason::NoEndpoint).of(service_id, 0),
-                Pick::Original { .. } | Pick::OtherFamily | Pick::Mismatch => {
-                    Decision::pass(Reason::DegradedPass).of(service_id, 0)
+            let pick = pick(facts, &found.degraded, addr);
+            match pick.outcome {
+                Outcome::Endpoint => Decision::picked(&pick, Reason::DegradedKernel).of(service_id),
+                Outcome::Empty => Decision::refuse(Reason::NoEndpoint).of(service_id),
+                Outcome::Original | Outcome::OtherFamily | Outcome::Mismatch => {
+                    Decision::pass(Reason::DegradedPass).of(service_id)
                 }
             }
         }
-        _ => Decision::pass(Reason::DegradedPass).of(service_id, 0),
+        _ => Decision::pass(Reason::DegradedPass).of(service_id),
     }
 }
 

@@ -75,8 +75,11 @@ impl Facts for World {
     fn node(&self) -> NodeState {
         self.node
     }
-    fn pod(&self) -> Option<(PodId, &PodValue)> {
-        self.pod.as_ref().map(|(id, pod)| (*id, pod))
+    fn pod(&self) -> (PodId, Option<&PodValue>) {
+        match &self.pod {
+            Some((id, pod)) => (*id, Some(pod)),
+            None => (PodId::default(), None),
+        }
     }
     fn exclusion(&self, key: ExclusionKey) -> u32 {
         self.exclusions.get(&key).copied().unwrap_or(0)
@@ -189,31 +192,21 @@ fn dial(world: &mut World, to: &str) {
     world.dialled = Some((addr(to), port));
 }
 
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Outcome {
-    Pass,
-    Refuse,
-    Endpoint,
-    Listener,
-}
-
-type Row<'a> = (&'a str, fn(&mut World), Outcome, Reason);
+type Row<'a> = (&'a str, fn(&mut World), Verdict, Reason);
 
 fn check(rows: &[Row<'_>]) {
-    for (name, change, outcome, reason) in rows {
+    for (name, change, verdict, reason) in rows {
         let mut world = world();
         change(&mut world);
         let decision = decide(&world);
-        let seen = match decision.verdict {
-            Verdict::Pass => Outcome::Pass,
-            Verdict::Refuse => Outcome::Refuse,
-            Verdict::Endpoint { .. } => Outcome::Endpoint,
-            Verdict::Listener(port) => {
-                assert_eq!(port, LISTENER, "{name}");
-                Outcome::Listener
-            }
-        };
-        assert_eq!((seen, decision.reason), (*outcome, *reason), "{name}");
+        assert_eq!(
+            (decision.verdict, decision.reason),
+            (*verdict, *reason),
+            "{name}"
+        );
+        if *verdict == Verdict::Listener {
+            assert_eq!(decision.endpoint.port, LISTENER, "{name}");
+        }
     }
 }
 
@@ -223,21 +216,21 @@ fn steps_1_to_3_pass_sockets_that_are_never_captured() {
         (
             "nothing special",
             |_| {},
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
             "the daemon, also over UDP",
             |w| (w.is_daemon, w.is_udp) = (true, true),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Daemon,
         ),
-        ("UDP", |w| w.is_udp = true, Outcome::Pass, Reason::NotTcp),
-        ("MPTCP", |w| w.is_mptcp = true, Outcome::Pass, Reason::Mptcp),
+        ("UDP", |w| w.is_udp = true, Verdict::Pass, Reason::NotTcp),
+        ("MPTCP", |w| w.is_mptcp = true, Verdict::Pass, Reason::Mptcp),
         (
             "bound to a device",
             |w| w.is_bound_to_device = true,
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::BoundDevice,
         ),
     ]);
@@ -249,81 +242,81 @@ fn step_4_passes_local_addresses_and_refuses_the_own_listener() {
         (
             "0.0.0.0",
             |w| dial(w, "0.0.0.0"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Unspecified,
         ),
-        ("::", |w| dial(w, "::"), Outcome::Pass, Reason::Unspecified),
+        ("::", |w| dial(w, "::"), Verdict::Pass, Reason::Unspecified),
         (
             "127.0.0.1",
             |w| dial(w, "127.0.0.1"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Loopback,
         ),
         (
             "mapped loopback",
             |w| dial(w, "::ffff:127.0.0.1"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Loopback,
         ),
-        ("::1", |w| dial(w, "::1"), Outcome::Pass, Reason::Loopback),
+        ("::1", |w| dial(w, "::1"), Verdict::Pass, Reason::Loopback),
         (
             "metadata server",
             |w| dial(w, "169.254.169.254"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::LinkLocal,
         ),
         (
             "fe80::1",
             |w| dial(w, "fe80::1"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::LinkLocal,
         ),
         (
             "multicast",
             |w| dial(w, "224.0.0.1"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Multicast,
         ),
         (
             "own v4",
             |w| dial(w, "10.0.0.9"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::OwnAddress,
         ),
         (
             "own v6",
             |w| dial(w, "fd00::9"),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::OwnAddress,
         ),
         (
             "listener",
             |w| w.dialled = Some((addr("127.0.0.1"), LISTENER)),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::OwnListener,
         ),
         (
             "listener by 0.0.0.0",
             |w| w.dialled = Some((addr("0.0.0.0"), LISTENER)),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::OwnListener,
         ),
         (
             "listener v6",
             |w| w.dialled = Some((addr("::1"), LISTENER)),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::OwnListener,
         ),
         (
             "the application's own port 15001 on another loopback address",
             |w| w.dialled = Some((addr("127.0.0.2"), LISTENER)),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Loopback,
         ),
         (
             "an unknown pod's loopback",
             |w| (w.pod, w.dialled) = (None, Some((addr("127.0.0.1"), LISTENER))),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Loopback,
         ),
     ]);
@@ -335,19 +328,19 @@ fn step_5_passes_unknown_pods_and_strict_refuses_those_not_ready() {
         (
             "unknown",
             |w| w.pod = None,
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::PodUnknown,
         ),
         (
             "strict and unknown",
             |w| (w.pod, w.node.flags) = (None, NodeState::STRICT),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::PodUnknown,
         ),
         (
             "not ready",
             |w| pod(w).flags |= PodValue::NOT_READY,
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::PodUnknown,
         ),
         (
@@ -356,7 +349,7 @@ fn step_5_passes_unknown_pods_and_strict_refuses_those_not_ready() {
                 pod(w).flags |= PodValue::NOT_READY;
                 w.node.flags = NodeState::STRICT;
             },
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::PodNotReady,
         ),
         (
@@ -366,7 +359,7 @@ fn step_5_passes_unknown_pods_and_strict_refuses_those_not_ready() {
                 w.node.flags = NodeState::STRICT;
                 dial(w, "127.0.0.1");
             },
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Loopback,
         ),
     ]);
@@ -389,7 +382,7 @@ fn step_6_follows_the_order_of_istios_annotations() {
                     &[(ExclusionKey::port(POD, PORT), EXCLUDED)],
                 )
             },
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Excluded,
         ),
         (
@@ -401,7 +394,7 @@ fn step_6_follows_the_order_of_istios_annotations() {
                     &[(ExclusionKey::address(POD, addr("10.96.0.1")), EXCLUDED)],
                 )
             },
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Excluded,
         ),
         (
@@ -414,13 +407,13 @@ fn step_6_follows_the_order_of_istios_annotations() {
                     &[(ExclusionKey::port(other, PORT), EXCLUDED)],
                 );
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
             "excluded by default",
             |w| exclude(w, BY_DEFAULT, &[]),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Excluded,
         ),
         (
@@ -432,13 +425,13 @@ fn step_6_follows_the_order_of_istios_annotations() {
                     &[(ExclusionKey::address(POD, addr("10.96.0.1")), INCLUDED)],
                 )
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
             "included port",
             |w| exclude(w, BY_DEFAULT, &[(ExclusionKey::port(POD, PORT), INCLUDED)]),
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
@@ -451,7 +444,7 @@ fn step_6_follows_the_order_of_istios_annotations() {
                     &[(ExclusionKey::port(POD, PORT), INCLUDED), (range, EXCLUDED)],
                 );
             },
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Excluded,
         ),
     ]);
@@ -482,21 +475,25 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
         .into();
     }
     fn scope(world: &mut World, flags: u32) {
-        world
-            .scopes
-            .insert(SCOPE, ScopeValue { flags, reserved: 0 });
+        world.scopes.insert(
+            SCOPE,
+            ScopeValue {
+                flags,
+                ..ScopeValue::default()
+            },
+        );
     }
     check(&[
         (
             "no scope",
             |w| w.scopes.clear(),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::ScopeUnknown,
         ),
         (
             "miss",
             |w| w.services.clear(),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::NoService,
         ),
         (
@@ -505,7 +502,7 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 w.services.clear();
                 scope(w, ScopeValue::REGISTRY_ONLY);
             },
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::RegistryOnly,
         ),
         (
@@ -518,7 +515,7 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 };
                 w.cidrs.insert(key, entry(Action::REFUSE));
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
@@ -534,7 +531,7 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 };
                 w.cidrs.insert(key, entry(Action::REFUSE));
             },
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::RefusedByRule,
         ),
         (
@@ -544,25 +541,25 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 w.services
                     .insert(ServiceKey::port_wide(PORT), entry(Action::PROXY));
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
             "override",
             |w| override_with(w, Action::REFUSE),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::RefusedByRule,
         ),
         (
             "hidden",
             |w| override_with(w, Action::HIDDEN),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::NoService,
         ),
         (
             "the base hides it",
             |w| service(w).action = Action::plain(Action::HIDDEN),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::NoService,
         ),
         (
@@ -571,7 +568,7 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 override_with(w, Action::PROXY);
                 service(w).action = Action::plain(Action::HIDDEN);
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
@@ -581,7 +578,7 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 w.services
                     .insert(ServiceKey::port_wide(PORT), entry(Action::REFUSE));
             },
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::RefusedByRule,
         ),
         (
@@ -590,13 +587,13 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 override_with(w, Action::HIDDEN);
                 scope(w, ScopeValue::REGISTRY_ONLY);
             },
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::RegistryOnly,
         ),
         (
             "a miss means hidden",
             |w| scope(w, ScopeValue::MISS_IS_HIDDEN),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::NoService,
         ),
         (
@@ -605,7 +602,7 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 scope(w, ScopeValue::MISS_IS_HIDDEN);
                 override_with(w, Action::VISIBLE);
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
@@ -614,7 +611,7 @@ fn steps_7_and_8_find_the_service_as_the_scope_sees_it() {
                 override_with(w, Action::REFUSE);
                 service(w).flags = 0;
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
     ]);
@@ -631,7 +628,7 @@ fn step_9_lets_a_family_without_a_route_fail_by_itself() {
         (
             "v6 with a route",
             port_wide_v6,
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
@@ -640,13 +637,13 @@ fn step_9_lets_a_family_without_a_route_fail_by_itself() {
                 port_wide_v6(w);
                 pod(w).flags = PodValue::WAY_OUT_V4;
             },
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::NoWayOut,
         ),
         (
             "a mesh address needs none",
             |w| pod(w).flags = 0,
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
     ]);
@@ -661,7 +658,7 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
         (
             "cluster",
             |w| cluster(w, 1, 1),
-            Outcome::Endpoint,
+            Verdict::Endpoint,
             Reason::KernelPath,
         ),
         (
@@ -670,19 +667,19 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
                 cluster(w, 1, 1);
                 w.listener = Some(Listener::Gone);
             },
-            Outcome::Endpoint,
+            Verdict::Endpoint,
             Reason::KernelPath,
         ),
         (
             "missing subset",
             |w| cluster(w, 0, 0),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::NoEndpoint,
         ),
         (
             "another generation",
             |w| cluster(w, 1, 2),
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
@@ -693,19 +690,19 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
                 dial(w, "fd00::1");
                 w.services = [(ServiceKey::new(addr("fd00::1"), PORT), value)].into();
             },
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
             "no rule",
             |w| service(w).action = Action::plain(Action::PASS),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::NoRule,
         ),
         (
             "refused",
             |w| service(w).action = Action::plain(Action::REFUSE),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::RefusedByRule,
         ),
         (
@@ -714,7 +711,7 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
                 cluster(w, 1, 1);
                 w.now_ns = 161 * SECOND;
             },
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Stale,
         ),
         (
@@ -724,7 +721,7 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
                 service(w).flags = 0;
                 w.now_ns = 161 * SECOND;
             },
-            Outcome::Endpoint,
+            Verdict::Endpoint,
             Reason::KernelPath,
         ),
         (
@@ -734,49 +731,49 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
                 service(w).action.flags = Action::DENY_WHEN_STALE;
                 w.now_ns = 161 * SECOND;
             },
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::DegradedDeny,
         ),
         (
             "listener gone",
             |w| w.listener = Some(Listener::Gone),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::DegradedPass,
         ),
         (
             "backlog full",
             |w| w.listener = Some(Listener::Full),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::DegradedPass,
         ),
         (
             "no port of this family",
             |w| pod(w).listener_v4 = PortBe(0),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::DegradedPass,
         ),
         (
             "heartbeat just young enough",
             |w| w.now_ns = 103 * SECOND,
-            Outcome::Listener,
+            Verdict::Listener,
             Reason::ProxyPath,
         ),
         (
             "heartbeat too old",
             |w| w.now_ns = 103 * SECOND + 1,
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::DegradedPass,
         ),
         (
             "source taken",
             |w| w.is_source_taken = true,
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::SourceTaken,
         ),
         (
             "no memory",
             |w| w.has_no_memory = true,
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::DegradedPass,
         ),
     ]);
@@ -793,31 +790,31 @@ fn step_11_degrades_as_pod_and_rule_say() {
         (
             "the L4 part",
             |w| down(w, 0, Action::CLUSTER),
-            Outcome::Endpoint,
+            Verdict::Endpoint,
             Reason::DegradedKernel,
         ),
         (
             "deny of the rule",
             |w| down(w, 0, Action::REFUSE),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::DegradedDeny,
         ),
         (
             "pass of the rule",
             |w| down(w, 0, Action::PASS),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::DegradedPass,
         ),
         (
             "pod passes",
             |w| down(w, PodValue::DOWN_PASS, Action::CLUSTER),
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::DegradedPass,
         ),
         (
             "pod denies",
             |w| down(w, PodValue::DOWN_DENY, Action::CLUSTER),
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::DegradedDeny,
         ),
         (
@@ -826,7 +823,7 @@ fn step_11_degrades_as_pod_and_rule_say() {
                 down(w, 0, Action::CLUSTER);
                 w.now_ns = 161 * SECOND;
             },
-            Outcome::Pass,
+            Verdict::Pass,
             Reason::Stale,
         ),
         (
@@ -835,7 +832,7 @@ fn step_11_degrades_as_pod_and_rule_say() {
                 down(w, 0, Action::REFUSE);
                 w.now_ns = 161 * SECOND;
             },
-            Outcome::Refuse,
+            Verdict::Refuse,
             Reason::DegradedDeny,
         ),
     ]);

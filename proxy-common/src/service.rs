@@ -174,12 +174,14 @@ plain_bytes!(OverrideValue, 24);
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ScopeValue {
+    /// Hash of the scope's name, so that a new daemon finds its id again.
+    pub key_hash: u64,
     /// [`ScopeValue::MISS_IS_HIDDEN`] and [`ScopeValue::REGISTRY_ONLY`].
     pub flags: u32,
     /// Always zero.
     pub reserved: u32,
 }
-plain_bytes!(ScopeValue, 8);
+plain_bytes!(ScopeValue, 16);
 
 impl ScopeValue {
     /// A service without an override is hidden; else it is seen with its default action. The

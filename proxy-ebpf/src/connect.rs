@@ -56,7 +56,9 @@ pub(crate) fn run(ctx: &SockAddrContext, family: SocketFamily) -> i32 {
         Verdict::Pass => {
             // Only what a service is known for leaves a flow record.
             if decision.service_id != 0 {
-                facts.remember(&decision, SocketState::PATH_PASS, None);
+                let (addr, port) = facts.destination();
+                let dialled = EndpointValue { addr, port, reserved: 0, live_id: LIVE_NONE };
+                facts.remember(&decision, SocketState::PATH_PASS, dialled);
             } else {
                 facts.forget();
             }
@@ -71,25 +73,19 @@ pub(crate) fn run(ctx: &SockAddrContext, family: SocketFamily) -> i32 {
             unsafe { bpf_set_retval(-ECONNREFUSED) };
             0
         }
-        Verdict::Endpoint { endpoint, keepalive } => {
-            if !facts.remember(&decision, SocketState::PATH_KERNEL, Some(endpoint)) {
+        Verdict::Endpoint => {
+            if !facts.remember(&decision, SocketState::PATH_KERNEL, decision.endpoint) {
                 count(Reason::StorageFailed);
             }
-            if keepalive {
+            if decision.keepalive {
                 facts.set_keepalive(decision.cluster_id);
             }
-            facts.rewrite(endpoint.addr, endpoint.port);
+            facts.rewrite(decision.endpoint.addr, decision.endpoint.port);
             ALLOW
         }
-        Verdict::Listener(port) => {
-            let (dialled, _) = facts.destination();
-            let addr = match dialled.family() {
-                Family::V4 => Addr::LOOPBACK_V4,
-                Family::V6 => Addr::LOOPBACK_V6,
-            };
-            let listener = EndpointValue { addr, port, reserved: 0, live_id: LIVE_NONE };
-            facts.remember(&decision, SocketState::PATH_PROXY, Some(listener));
-            facts.rewrite(addr, port);
+        Verdict::Listener => {
+            facts.remember(&decision, SocketState::PATH_PROXY, decision.endpoint);
+            facts.rewrite(decision.endpoint.addr, decision.endpoint.port);
             ALLOW
         }
     }
@@ -162,21 +158,21 @@ impl Connect<'_> {
 
     /// Keeps the decision with the socket; false when there is no memory.
     #[inline(always)]
-    fn remember(&self, decision: &Decision, path: u8, to: Option<EndpointValue>) -> bool {
+    fn remember(&self, decision: &Decision, path: u8, to: EndpointValue) -> bool {
         // SAFETY: the helper checks the socket; the value, when there is one, is this socket's.
         let state = unsafe { maps::SK_STORAGE.get_or_insert_ptr_mut(self.ctx, None) };
         if state.is_null() {
             return false;
         }
         let (original, original_port) = self.destination();
-        let (pod, scope, shown) = match self.pod() {
-            Some((id, pod)) => (id, pod.scope, pod.shown_addr(original.family())),
-            None => (PodId::default(), 0, Addr::UNSPECIFIED),
+        let (pod_id, pod) = self.pod();
+        let (scope, shown) = match pod {
+            Some(pod) => (pod.scope, pod.shown_addr(original.family())),
+            None => (0, Addr::UNSPECIFIED),
         };
-        let to = to.unwrap_or(EndpointValue { addr: original, port: original_port, reserved: 0, live_id: LIVE_NONE });
         // SAFETY: not null, and as large as its type.
         unsafe {
-            (*state).pod = pod;
+            (*state).pod = pod_id;
             (*state).original = original;
             (*state).shown = shown;
             (*state).endpoint = to.addr;
@@ -221,13 +217,14 @@ impl Connect<'_> {
             return;
         };
         let (original, original_port) = self.destination();
-        let (pod, scope) = match self.pod() {
-            Some((id, pod)) => (id, pod.scope),
-            None => (PodId::default(), 0),
+        let (pod_id, pod) = self.pod();
+        let scope = match pod {
+            Some(pod) => pod.scope,
+            None => 0,
         };
         let now_ns = now_ns();
         entry.write(FlowEvent {
-            pod,
+            pod: pod_id,
             client: Addr::UNSPECIFIED,
             original,
             endpoint: Addr::UNSPECIFIED,
@@ -318,7 +315,7 @@ impl Tables for Connect<'_> {
 
     #[inline(always)]
     fn source_hash(&self) -> u32 {
-        let Some((id, pod)) = self.pod() else {
+        let (id, Some(pod)) = self.pod() else {
             return 0;
         };
         let (dialled, _) = self.destination();
@@ -376,15 +373,17 @@ impl Facts for Connect<'_> {
     }
 
     #[inline(always)]
-    fn pod(&self) -> Option<(PodId, &PodValue)> {
+    fn pod(&self) -> (PodId, Option<&PodValue>) {
         let cookie = self.netns_cookie();
         // SAFETY: as `cluster`.
         if let Some(pod) = unsafe { maps::PODS.get(cookie) } {
-            return Some((PodId::namespace(cookie), pod));
+            return (PodId::namespace(cookie), Some(pod));
         }
-        let node = maps::NODE_STATE.get(0)?;
+        let Some(node) = maps::NODE_STATE.get(0) else {
+            return (PodId::default(), None);
+        };
         if node.flags & NodeState::HOST_PODS == 0 {
-            return None;
+            return (PodId::default(), None);
         }
         // Pods stand one level below the root in cgroupfs's guaranteed class, two else, three
         // under systemd's slices.
@@ -393,14 +392,14 @@ impl Facts for Connect<'_> {
             // SAFETY: the helper has no preconditions; a level that is not there gives zero.
             let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
             if id == 0 {
-                return None;
+                break;
             }
             // SAFETY: as `cluster`.
             if let Some(pod) = unsafe { maps::HOST_PODS.get(id) } {
-                return Some((PodId::cgroup(id), pod));
+                return (PodId::cgroup(id), Some(pod));
             }
         }
-        None
+        (PodId::default(), None)
     }
 
     #[inline(always)]
