@@ -1,1 +1,4 @@
 //! proxy
+
+pub(crate) mod http;
+pub(crate) mod policy;
