@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SERVER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::proxy::upstream::{Kind, TrafficError};
 use crate::telemetry::ResponseFlags;
 
 /// `server` of answers that no upstream gave.
@@ -163,45 +164,46 @@ impl LocalReply {
         }
     }
 
-    /// The upstream did not answer. `has_retried` changes the text and adds `URX`.
-    pub(crate) fn upstream(cause: UpstreamCause, has_retried: bool) -> Self {
-        let (status, flag) = match cause {
-            UpstreamCause::ProtocolError => (StatusCode::BAD_GATEWAY, ResponseFlags::UPE),
-            UpstreamCause::ConnectionFailure | UpstreamCause::ConnectionTimeout => {
-                (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::UF)
-            }
-            UpstreamCause::ConnectionTermination => {
-                (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::UC)
-            }
-            UpstreamCause::RemoteReset | UpstreamCause::RefusedStream => {
-                (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::UR)
-            }
-            UpstreamCause::Overflow => (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::UO),
-            UpstreamCause::LocalReset => (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::LR),
+    /// The client's request body broke off or was malformed.
+    pub(crate) fn bad_body() -> Self {
+        Self {
+            closes: true,
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                "Bad Request",
+                ResponseFlags::DPE,
+                "http1.codec_error",
+            )
+        }
+    }
+
+    /// The upstream did not answer. `has_retried` changes the text.
+    pub(crate) fn upstream(error: &TrafficError, has_retried: bool) -> Self {
+        let Some(reason) = error.reset_reason() else {
+            return Self::no_healthy_upstream();
         };
-        let text = cause.text();
+        if error.kind == Kind::RequestBody {
+            return Self::bad_body();
+        }
         let before = if has_retried {
             "retried and the latest reset reason"
         } else {
             "reset reason"
         };
-        let body =
-            format!("upstream connect error or disconnect/reset before headers. {before}: {text}");
+        let body = format!(
+            "upstream connect error or disconnect/reset before headers. {before}: {reason}"
+        );
         let mut headers = HeaderMap::new();
-        if cause == UpstreamCause::Overflow {
+        if error.kind == Kind::Overflow {
             headers.insert(ENVOY_OVERLOADED, HeaderValue::from_static("true"));
         }
         Self {
-            status,
+            status: error.status(),
             body: Bytes::from(body),
-            flags: if has_retried {
-                flag.with(ResponseFlags::URX)
-            } else {
-                flag
-            },
+            flags: error.flags(),
             details: Cow::Owned(format!(
                 "upstream_reset_before_response_started{{{}}}",
-                cause.detail()
+                reset_detail(error, reason)
             )),
             headers,
             grpc_status: None,
@@ -234,54 +236,16 @@ impl LocalReply {
     }
 }
 
-/// Why no response came from the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UpstreamCause {
-    /// Refused, unreachable, or TLS failed.
-    ConnectionFailure,
-    /// Not connected in time.
-    ConnectionTimeout,
-    /// Closed or reset by TCP before the response.
-    ConnectionTermination,
-    /// HTTP/2 stream reset.
-    RemoteReset,
-    /// HTTP/2 stream refused.
-    RefusedStream,
-    /// Not HTTP.
-    ProtocolError,
-    /// A circuit breaker.
-    Overflow,
-    /// Our own doing.
-    LocalReset,
-}
-
-impl UpstreamCause {
-    fn text(self) -> &'static str {
-        match self {
-            Self::ConnectionFailure => "remote connection failure",
-            Self::ConnectionTimeout => "connection timeout",
-            Self::ConnectionTermination => "connection termination",
-            Self::RemoteReset => "remote reset",
-            Self::RefusedStream => "remote refused stream reset",
-            Self::ProtocolError => "protocol error",
-            Self::Overflow => "overflow",
-            Self::LocalReset => "local reset",
-        }
+/// The reason as code details carry it: blanks become `_`, and a failed connect says why.
+fn reset_detail(error: &TrafficError, reason: &str) -> String {
+    let mut detail = reason.replace(' ', "_");
+    if error.is_connect_failure()
+        && let Some(cause) = &error.cause
+    {
+        detail.push_str("|delayed_connect_error:_");
+        detail.push_str(&cause.replace(char::is_whitespace, "_"));
     }
-
-    /// The text as code details carry it.
-    pub(crate) fn detail(self) -> &'static str {
-        match self {
-            Self::ConnectionFailure => "remote_connection_failure",
-            Self::ConnectionTimeout => "connection_timeout",
-            Self::ConnectionTermination => "connection_termination",
-            Self::RemoteReset => "remote_reset",
-            Self::RefusedStream => "remote_refused_stream_reset",
-            Self::ProtocolError => "protocol_error",
-            Self::Overflow => "overflow",
-            Self::LocalReset => "local_reset",
-        }
-    }
+    detail
 }
 
 /// gRPC status of an HTTP status (gRPC documentation, "HTTP to gRPC Status Code
@@ -317,6 +281,10 @@ fn grpc_message(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn failed(kind: Kind, has_retried: bool) -> LocalReply {
+        LocalReply::upstream(&TrafficError::upstream(kind, None), has_retried)
+    }
 
     fn text(reply: &LocalReply) -> &str {
         std::str::from_utf8(&reply.body).expect("ASCII")
@@ -369,51 +337,51 @@ mod tests {
                 "upstream_per_try_timeout",
             ),
             (
-                LocalReply::upstream(UpstreamCause::ConnectionFailure, true),
+                failed(Kind::ConnectFailed, true),
                 503,
-                "URX,UF",
+                "UF",
                 format!(
                     "{connect_error}retried and the latest reset reason: remote connection failure"
                 ),
                 "upstream_reset_before_response_started{remote_connection_failure}",
             ),
             (
-                LocalReply::upstream(UpstreamCause::ConnectionTimeout, false),
+                failed(Kind::ConnectTimeout, false),
                 503,
                 "UF",
                 format!("{connect_error}reset reason: connection timeout"),
                 "upstream_reset_before_response_started{connection_timeout}",
             ),
             (
-                LocalReply::upstream(UpstreamCause::ConnectionTermination, false),
+                failed(Kind::ConnectionTermination, false),
                 503,
                 "UC",
                 format!("{connect_error}reset reason: connection termination"),
                 "upstream_reset_before_response_started{connection_termination}",
             ),
             (
-                LocalReply::upstream(UpstreamCause::RemoteReset, false),
+                failed(Kind::RemoteReset, false),
                 503,
                 "UR",
                 format!("{connect_error}reset reason: remote reset"),
                 "upstream_reset_before_response_started{remote_reset}",
             ),
             (
-                LocalReply::upstream(UpstreamCause::RefusedStream, false),
+                failed(Kind::RefusedStream, false),
                 503,
                 "UR",
                 format!("{connect_error}reset reason: remote refused stream reset"),
                 "upstream_reset_before_response_started{remote_refused_stream_reset}",
             ),
             (
-                LocalReply::upstream(UpstreamCause::ProtocolError, false),
+                failed(Kind::ProtocolError, false),
                 502,
                 "UPE",
                 format!("{connect_error}reset reason: protocol error"),
                 "upstream_reset_before_response_started{protocol_error}",
             ),
             (
-                LocalReply::upstream(UpstreamCause::Overflow, false),
+                failed(Kind::Overflow, false),
                 503,
                 "UO",
                 format!("{connect_error}reset reason: overflow"),
@@ -425,7 +393,7 @@ mod tests {
             assert_eq!(text(&reply), body, "{details}");
             assert_eq!(reply.details, details);
         }
-        let overflow = LocalReply::upstream(UpstreamCause::Overflow, false);
+        let overflow = failed(Kind::Overflow, false);
         assert_eq!(overflow.headers[ENVOY_OVERLOADED], "true");
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::proxy::http::local_reply::{GRPC_STATUS, UpstreamCause};
+use crate::proxy::http::local_reply::GRPC_STATUS;
+use crate::proxy::upstream::{Kind, TrafficError};
 use crate::snapshot::policy::{RetryOn, RetryPolicy};
 
 /// Bodies up to this many bytes are kept for a further attempt.
@@ -18,11 +19,8 @@ const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 pub(crate) enum Outcome<'a> {
     /// With a response head.
     Response(StatusCode, &'a HeaderMap),
-    /// Without one. `is_head_sent`: the upstream may have seen the request.
-    Failed {
-        cause: UpstreamCause,
-        is_head_sent: bool,
-    },
+    /// Without one.
+    Failed(&'a TrafficError),
     /// Its own timeout.
     PerTryTimeout,
 }
@@ -36,24 +34,21 @@ pub(crate) fn is_retriable(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
         Outcome::PerTryTimeout => {
             on(RetryOn::FIVE_XX) || on(RetryOn::GATEWAY_ERROR) || on(RetryOn::RESET)
         }
-        Outcome::Failed {
-            cause: UpstreamCause::Overflow | UpstreamCause::LocalReset,
-            ..
-        } => false,
-        Outcome::Failed {
-            cause,
-            is_head_sent,
-        } => {
-            let is_connect = matches!(
-                cause,
-                UpstreamCause::ConnectionFailure | UpstreamCause::ConnectionTimeout
-            );
+        Outcome::Failed(error)
+            if matches!(
+                error.kind,
+                Kind::Overflow | Kind::NoHealthyUpstream | Kind::RequestBody
+            ) =>
+        {
+            false
+        }
+        Outcome::Failed(error) => {
             on(RetryOn::FIVE_XX)
                 || on(RetryOn::GATEWAY_ERROR)
                 || on(RetryOn::RESET)
-                || (on(RetryOn::RESET_BEFORE_REQUEST) && !is_head_sent)
-                || (on(RetryOn::CONNECT_FAILURE) && is_connect)
-                || (on(RetryOn::REFUSED_STREAM) && cause == UpstreamCause::RefusedStream)
+                || (on(RetryOn::RESET_BEFORE_REQUEST) && !error.is_request_sent)
+                || (on(RetryOn::CONNECT_FAILURE) && error.is_connect_failure())
+                || (on(RetryOn::REFUSED_STREAM) && error.kind == Kind::RefusedStream)
         }
     }
 }
@@ -189,48 +184,44 @@ mod tests {
 
     #[test]
     fn conditions_on_missing_responses() {
-        use UpstreamCause as C;
-        for (on, cause, is_head_sent, expected) in [
-            (RetryOn::FIVE_XX, C::ConnectionTermination, true, true),
-            (RetryOn::FIVE_XX, C::ProtocolError, true, true),
-            (RetryOn::GATEWAY_ERROR, C::RemoteReset, true, true),
-            (RetryOn::RESET, C::ConnectionTermination, true, true),
-            (RetryOn::RESET, C::ConnectionFailure, false, true),
+        use Kind as K;
+        for (on, kind, is_request_sent, expected) in [
+            (RetryOn::FIVE_XX, K::ConnectionTermination, true, true),
+            (RetryOn::FIVE_XX, K::ProtocolError, true, true),
+            (RetryOn::GATEWAY_ERROR, K::RemoteReset, true, true),
+            (RetryOn::RESET, K::ConnectionTermination, true, true),
+            (RetryOn::RESET, K::ConnectFailed, false, true),
+            (RetryOn::RESET_BEFORE_REQUEST, K::ConnectFailed, false, true),
             (
                 RetryOn::RESET_BEFORE_REQUEST,
-                C::ConnectionFailure,
-                false,
-                true,
-            ),
-            (
-                RetryOn::RESET_BEFORE_REQUEST,
-                C::ConnectionTermination,
+                K::ConnectionTermination,
                 true,
                 false,
             ),
-            (RetryOn::CONNECT_FAILURE, C::ConnectionFailure, false, true),
-            (RetryOn::CONNECT_FAILURE, C::ConnectionTimeout, false, true),
+            (RetryOn::CONNECT_FAILURE, K::ConnectFailed, false, true),
+            (RetryOn::CONNECT_FAILURE, K::ConnectTimeout, false, true),
             (
                 RetryOn::CONNECT_FAILURE,
-                C::ConnectionTermination,
+                K::ConnectionTermination,
                 true,
                 false,
             ),
-            (RetryOn::REFUSED_STREAM, C::RefusedStream, true, true),
-            (RetryOn::REFUSED_STREAM, C::RemoteReset, true, false),
-            (RetryOn::FIVE_XX, C::Overflow, false, false), // A127: overflow never
-            (RetryOn::DEFAULT, C::ConnectionTermination, true, false), // UC is not in the defaults
-            (RetryOn::DEFAULT, C::ConnectionFailure, false, true),
-            (RetryOn::DEFAULT, C::RefusedStream, true, true),
+            (RetryOn::REFUSED_STREAM, K::RefusedStream, true, true),
+            (RetryOn::REFUSED_STREAM, K::RemoteReset, true, false),
+            (RetryOn::FIVE_XX, K::Overflow, false, false), // A127: overflow never
+            (RetryOn::DEFAULT, K::ConnectionTermination, true, false), // UC is not in the defaults
+            (RetryOn::DEFAULT, K::ConnectFailed, false, true),
+            (RetryOn::DEFAULT, K::RefusedStream, true, true),
         ] {
-            let outcome = Outcome::Failed {
-                cause,
-                is_head_sent,
+            let error = TrafficError {
+                is_request_sent,
+                ..TrafficError::upstream(kind, None)
             };
+            let outcome = Outcome::Failed(&error);
             assert_eq!(
                 is_retriable(&policy(on), outcome),
                 expected,
-                "{on:?} {cause:?}"
+                "{on:?} {kind:?}"
             );
         }
     }
