@@ -4,6 +4,8 @@
 //! Start at [`upstream::Upstreams`] for what happens towards the endpoints.
 
 mod context;
+pub(crate) mod http;
+pub(crate) mod policy;
 mod stream;
 pub mod upstream;
 
