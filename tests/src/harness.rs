@@ -30,13 +30,12 @@ macro_rules! checks {
 /// Builds the fixture once, runs every check on it and drops it.
 ///
 /// Where something is missing: a failure if `CI` is set, a loud skip elsewhere.
-pub fn main<F>(
-    needs: Needs,
-    set_up: fn() -> anyhow::Result<F>,
-    checks: &[Check<F>],
-) -> ExitCode {
+pub fn main<F>(needs: Needs, set_up: fn() -> anyhow::Result<F>, checks: &[Check<F>]) -> ExitCode {
     let options = Options::from_args();
-    let chosen: Vec<&Check<F>> = checks.iter().filter(|check| options.chooses(check.0)).collect();
+    let chosen: Vec<&Check<F>> = checks
+        .iter()
+        .filter(|check| options.chooses(check.0))
+        .collect();
     if options.is_listing {
         for (name, _) in &chosen {
             println!("{name}: test");
@@ -53,7 +52,10 @@ pub fn main<F>(
             println!("nothing could run: {missing}");
             return close(0, chosen.len(), 0, filtered);
         }
-        println!("SKIPPED, ALL {} TESTS OF THIS FILE: {missing}", chosen.len());
+        println!(
+            "SKIPPED, ALL {} TESTS OF THIS FILE: {missing}",
+            chosen.len()
+        );
         return close(0, 0, chosen.len(), filtered);
     }
     let mut fixture = match set_up() {
@@ -93,7 +95,11 @@ fn close(passed: usize, failed: usize, ignored: usize, filtered: usize) -> ExitC
         "\ntest result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored; \
          0 measured; {filtered} filtered out\n"
     );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// What keeps the checks from running, in words; `None` if nothing does.
@@ -108,7 +114,9 @@ pub fn find_missing(needs: Needs) -> Option<String> {
         let is_there = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()));
         if !is_there {
-            return Some(format!("{tool} is not installed (apt-get install iproute2 nftables)"));
+            return Some(format!(
+                "{tool} is not installed (apt-get install iproute2 nftables)"
+            ));
         }
     }
     if needs == Needs::Daemon && find_mizzen().is_none() {
@@ -145,7 +153,11 @@ impl Options {
 
     fn chooses(&self, name: &str) -> bool {
         let is_match = |filter: &String| {
-            if self.is_exact { name == filter } else { name.contains(filter.as_str()) }
+            if self.is_exact {
+                name == filter
+            } else {
+                name.contains(filter.as_str())
+            }
         };
         (self.filters.is_empty() || self.filters.iter().any(is_match))
             && !self.skips.iter().any(|skip| name.contains(skip.as_str()))

@@ -8,4 +8,5 @@
 pub mod demo;
 pub mod harness;
 pub mod lab;
+pub mod statistics;
 pub mod workload;

@@ -26,7 +26,15 @@ fn set_up() -> anyhow::Result<Fixture> {
             .label("app", "web")
             .label("version", version)
             .families(Families::Dual)
-            .workload(&["http", "--name", "web", "--version", version, "--port", "8000"]);
+            .workload(&[
+                "http",
+                "--name",
+                "web",
+                "--version",
+                version,
+                "--port",
+                "8000",
+            ]);
         lab.add_pod(web)?.wait_listening(8000)?;
         let echo = PodSpec::new("default", &format!("echo-{version}"))
             .label("app", "echo")
@@ -39,13 +47,30 @@ fn set_up() -> anyhow::Result<Fixture> {
     Ok(Fixture { lab })
 }
 
-fn names_and_virtual_addresses_lead_to_every_ready_endpoint(it: &mut Fixture) -> anyhow::Result<()> {
+fn names_and_virtual_addresses_lead_to_every_ready_endpoint(
+    it: &mut Fixture,
+) -> anyhow::Result<()> {
     let client = it.lab.pod("default", "client")?;
-    for url in ["http://web:8000/", "http://web.default.svc.cluster.local:8000/"] {
-        let args = ["http-client", "--url", url, "-n", "60", "--no-keepalive", "-c", "2"];
+    for url in [
+        "http://web:8000/",
+        "http://web.default.svc.cluster.local:8000/",
+    ] {
+        let args = [
+            "http-client",
+            "--url",
+            url,
+            "-n",
+            "60",
+            "--no-keepalive",
+            "-c",
+            "2",
+        ];
         let summary: Summary = serde_json::from_value(client.workload(&args)?)?;
         assert_eq!(summary.status(200), 60, "{summary:?}");
-        assert!(summary.from("web v1") > 5 && summary.from("web v2") > 5, "{summary:?}");
+        assert!(
+            summary.from("web v1") > 5 && summary.from("web v2") > 5,
+            "{summary:?}"
+        );
     }
     let foreign = it.lab.pod("other", "client")?;
     let args = ["http-client", "--url", "http://web.default:8000/"];
@@ -74,7 +99,6 @@ fn every_kind_of_client_reaches_a_service_in_both_families(it: &mut Fixture) -> 
         }
         all.extend(args);
         let seen = client.workload(&all)?;
-eprintln!("{all:?} {}", (seen[0]["ended_ns"].as_u64().unwrap()-seen[0]["started_ns"].as_u64().unwrap())/1000);
         assert_eq!(seen[0]["error"], "", "{all:?}: {seen}");
         let reply = seen[0]["reply"].as_str().unwrap_or_default();
         assert!(reply.contains(&from.to_string()), "{all:?}: {reply}");
@@ -87,17 +111,32 @@ eprintln!("{all:?} {}", (seen[0]["ended_ns"].as_u64().unwrap()-seen[0]["started_
 
 fn a_pod_reaches_itself_through_its_service(it: &mut Fixture) -> anyhow::Result<()> {
     let web = it.lab.pod("default", "web-v1")?;
-    let args = ["http-client", "--url", "http://web:8000/", "-n", "20", "--no-keepalive"];
+    let args = [
+        "http-client",
+        "--url",
+        "http://web:8000/",
+        "-n",
+        "20",
+        "--no-keepalive",
+    ];
     let summary: Summary = serde_json::from_value(web.workload(&args)?)?;
     assert_eq!(summary.status(200), 20, "{summary:?}");
     Ok(())
 }
 
 fn a_service_without_endpoints_refuses(it: &mut Fixture) -> anyhow::Result<()> {
-    let address = it.lab.add_service(ServiceSpec::new("default", "empty").port("tcp", 7000))?[0];
+    let address = it
+        .lab
+        .add_service(ServiceSpec::new("default", "empty").port("tcp", 7000))?[0];
     let client = it.lab.pod("default", "client")?;
     let seen = client.workload(&["tcp-client", "--to", &format!("{address}:7000")])?;
-    assert!(seen[0]["error"].as_str().unwrap_or_default().contains("refused"), "{seen}");
+    assert!(
+        seen[0]["error"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("refused"),
+        "{seen}"
+    );
     Ok(())
 }
 
@@ -105,14 +144,33 @@ fn a_half_close_and_held_connections_work(it: &mut Fixture) -> anyhow::Result<()
     let client = it.lab.pod("default", "client")?;
     let seen = client.workload(&["tcp-client", "--to", "echo:9000", "--half-close"])?;
     let reply = seen[0]["reply"].as_str().unwrap_or_default();
-    assert!(reply.contains("hello") && reply.contains("got 6 bytes"), "{seen}");
-    let args = ["tcp-client", "--to", "echo:9000", "-n", "3", "--hold", "--again-every-ms", "20"];
+    assert!(
+        reply.contains("hello") && reply.contains("got 6 bytes"),
+        "{seen}"
+    );
+    let args = [
+        "tcp-client",
+        "--to",
+        "echo:9000",
+        "-n",
+        "3",
+        "--hold",
+        "--again-every-ms",
+        "20",
+    ];
     let held = client.spawn_workload("held", &args)?;
-    mizzen_tests::lab::wait_until("three connections", std::time::Duration::from_secs(5), || {
-        let sockets = client.tcp_sockets()?;
-        let count = sockets.iter().filter(|entry| entry.remote.port() == 9000).count();
-        Ok((count >= 3).then_some(()))
-    })?;
+    mizzen_tests::lab::wait_until(
+        "three connections",
+        std::time::Duration::from_secs(5),
+        || {
+            let sockets = client.tcp_sockets()?;
+            let count = sockets
+                .iter()
+                .filter(|entry| entry.remote.port() == 9000)
+                .count();
+            Ok((count >= 3).then_some(()))
+        },
+    )?;
     std::thread::sleep(std::time::Duration::from_millis(100));
     let text = held.stop()?;
     assert!(text.contains("held through"), "{text}");
@@ -121,7 +179,9 @@ fn a_half_close_and_held_connections_work(it: &mut Fixture) -> anyhow::Result<()
 
 fn host_network_and_outside_pods_are_reached(it: &mut Fixture) -> anyhow::Result<()> {
     let serve = |name: &str| -> Vec<String> {
-        ["http", "--name", name, "--port", "8100"].map(str::to_owned).to_vec()
+        ["http", "--name", name, "--port", "8100"]
+            .map(str::to_owned)
+            .to_vec()
     };
     let mut host = PodSpec::new("default", "host").host_network();
     host.workload = Some(serve("host"));
@@ -148,14 +208,18 @@ fn pods_that_go_leave_nothing(it: &mut Fixture) -> anyhow::Result<()> {
     };
     let before = count()?;
     for index in 0..10 {
-        let pod = it.lab.add_pod(PodSpec::new("default", &format!("short-{index}")))?;
+        let pod = it
+            .lab
+            .add_pod(PodSpec::new("default", &format!("short-{index}")))?;
         let cgroup = pod.cgroup().to_owned();
         it.lab.remove_pod(&pod)?;
         assert!(!cgroup.exists());
     }
-    mizzen_tests::lab::wait_until("the devices to go", std::time::Duration::from_secs(10), || {
-        Ok((count()? <= before).then_some(()))
-    })
+    mizzen_tests::lab::wait_until(
+        "the devices to go",
+        std::time::Duration::from_secs(10),
+        || Ok((count()? <= before).then_some(())),
+    )
 }
 
 fn main() -> ExitCode {

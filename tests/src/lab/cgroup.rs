@@ -134,7 +134,11 @@ mod tests {
         let uid = "0a1b-2c";
         for (driver, qos, expected) in [
             (Driver::Cgroupfs, Qos::Guaranteed, "kubepods/pod0a1b-2c"),
-            (Driver::Cgroupfs, Qos::Burstable, "kubepods/burstable/pod0a1b-2c"),
+            (
+                Driver::Cgroupfs,
+                Qos::Burstable,
+                "kubepods/burstable/pod0a1b-2c",
+            ),
             (
                 Driver::Systemd,
                 Qos::BestEffort,

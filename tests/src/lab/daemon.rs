@@ -41,7 +41,11 @@ pub struct DaemonOptions {
 
 impl Default for DaemonOptions {
     fn default() -> Self {
-        Self { placement: Placement::Pod, settings: String::new(), extra_args: Vec::new() }
+        Self {
+            placement: Placement::Pod,
+            settings: String::new(),
+            extra_args: Vec::new(),
+        }
     }
 }
 
@@ -96,8 +100,15 @@ impl Lab {
         let log = self.dir().join("logs/mizzen.log");
         let net = place.net.clone().context("the daemon has no namespace")?;
         let process = spawn(&mizzen, &args, &place, &log)?;
-        let mut daemon =
-            Daemon { mizzen, args, place, netns: NetNs::open(&net)?, admin, log, process };
+        let mut daemon = Daemon {
+            mizzen,
+            args,
+            place,
+            netns: NetNs::open(&net)?,
+            admin,
+            log,
+            process,
+        };
         daemon.wait_ready()?;
         Ok(daemon)
     }
@@ -110,10 +121,15 @@ impl Lab {
             Placement::Pod => {
                 let pod = match self.pod("mizzen-system", "mizzen") {
                     Ok(pod) => pod,
-                    Err(_) => self.add_pod(PodSpec::new("mizzen-system", "mizzen").host_network())?,
+                    Err(_) => {
+                        self.add_pod(PodSpec::new("mizzen-system", "mizzen").host_network())?
+                    }
                 };
                 // The node's own files: it needs the cgroup tree and bpffs.
-                Ok(Place { cgroup: pod.place().cgroup.clone(), ..node })
+                Ok(Place {
+                    cgroup: pod.place().cgroup.clone(),
+                    ..node
+                })
             }
         }
     }
@@ -157,7 +173,10 @@ impl Daemon {
     fn last_lines(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        format!("its log ends:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+        format!(
+            "its log ends:\n{}",
+            lines[lines.len().saturating_sub(30)..].join("\n")
+        )
     }
 
     fn get(&self, address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
@@ -175,7 +194,8 @@ impl Daemon {
         Ok(text
             .lines()
             .filter(|line| {
-                line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
                     && labels.iter().all(|label| line.contains(label))
             })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
@@ -225,7 +245,10 @@ impl Daemon {
     pub fn cli_json(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
         let mut all = args.to_vec();
         all.extend(["-o", "json"]);
-        let text = self.cli(&all)?.ok().with_context(|| format!("mizzen {}", all.join(" ")))?;
+        let text = self
+            .cli(&all)?
+            .ok()
+            .with_context(|| format!("mizzen {}", all.join(" ")))?;
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
     }
 

@@ -78,7 +78,10 @@ impl Mesh {
             .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         let mut mesh = Self::default();
         for document in documents {
-            let namespace = document.metadata.namespace.unwrap_or_else(|| "default".to_owned());
+            let namespace = document
+                .metadata
+                .namespace
+                .unwrap_or_else(|| "default".to_owned());
             match document.kind.as_str() {
                 "Service" => {
                     let mut service = ServiceSpec::new(&namespace, &document.metadata.name);
@@ -123,8 +126,15 @@ impl Mesh {
             for service in &self.services {
                 let spec = pod.spec();
                 let is_selected = service.namespace == spec.namespace
-                    && service.selector.iter().all(|(key, value)| spec.labels.get(key) == Some(value));
-                for port in service.ports.iter().filter(|port| is_selected && port.protocol == "TCP") {
+                    && service
+                        .selector
+                        .iter()
+                        .all(|(key, value)| spec.labels.get(key) == Some(value));
+                for port in service
+                    .ports
+                    .iter()
+                    .filter(|port| is_selected && port.protocol == "TCP")
+                {
                     pod.wait_listening(port.target_port)?;
                 }
             }
@@ -134,7 +144,10 @@ impl Mesh {
 }
 
 fn families(names: &[String]) -> Families {
-    match (names.iter().any(|it| it == "IPv4"), names.iter().any(|it| it == "IPv6")) {
+    match (
+        names.iter().any(|it| it == "IPv4"),
+        names.iter().any(|it| it == "IPv6"),
+    ) {
         (true, true) => Families::Dual,
         (false, true) => Families::V6,
         (true | false, false) => Families::V4,

@@ -5,6 +5,8 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use anyhow::Context as _;
+
 use super::netns::NetNs;
 use super::process::{Place, run};
 use super::spec::{Attachment, Families};
@@ -47,13 +49,16 @@ pub(super) fn service_addresses(families: Families, index: u16) -> Vec<IpAddr> {
         addresses.push(IpAddr::V4(Ipv4Addr::new(10, 96, high, low)));
     }
     if families.has_v6() {
-        addresses.push(IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, index)));
+        addresses.push(IpAddr::V6(Ipv6Addr::new(
+            0xfd00, 0x96, 0, 0, 0, 0, 0, index,
+        )));
     }
     addresses
 }
 
 /// Builds the node's devices and routes inside its fresh namespace.
 pub(super) fn set_up_node(place: &Place, node: &NetNs) -> anyhow::Result<()> {
+    node.within(skip_address_detection)??;
     ip_batch(
         place,
         "link set lo up\n\
@@ -73,6 +78,19 @@ pub(super) fn set_up_node(place: &Place, node: &NetNs) -> anyhow::Result<()> {
     )
 }
 
+/// Addresses work at once, also the link-local ones that neighbours are asked from.
+///
+/// Duplicate address detection would hold IPv6 back for up to two seconds a device.
+fn skip_address_detection() -> anyhow::Result<()> {
+    set_sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+    set_sysctl("net/ipv6/conf/default/router_solicitations", "0")
+}
+
+fn set_sysctl(key: &str, value: &str) -> anyhow::Result<()> {
+    std::fs::write(format!("/proc/sys/{key}"), value)
+        .map_err(|error| anyhow::anyhow!("cannot set {key}: {error}"))
+}
+
 /// Forwarding on, and bridged packets through the service proxy's hooks.
 fn set_node_sysctls() -> anyhow::Result<()> {
     for (key, value) in [
@@ -83,9 +101,7 @@ fn set_node_sysctls() -> anyhow::Result<()> {
         ("net/bridge/bridge-nf-call-iptables", "1"),
         ("net/bridge/bridge-nf-call-ip6tables", "1"),
     ] {
-        std::fs::write(format!("/proc/sys/{key}"), value).map_err(|error| {
-            anyhow::anyhow!("cannot set {key}: {error} (modprobe br_netfilter, as root)")
-        })?;
+        set_sysctl(key, value).context("is br_netfilter there? (modprobe br_netfilter)")?;
     }
     Ok(())
 }
@@ -104,6 +120,11 @@ pub(super) fn connect_pod(
         Attachment::External => ("ext0", format!("ext{index}"), "198.18.0.1", "fd00:198::1"),
         Attachment::HostNetwork => return Ok(()),
     };
+    let net = pod
+        .net
+        .as_deref()
+        .context("a pod on a bridge has a namespace")?;
+    NetNs::open(net)?.within(skip_address_detection)??;
     ip_batch(
         node,
         &format!(
@@ -133,7 +154,10 @@ fn ip_batch(place: &Place, commands: &str) -> anyhow::Result<()> {
     let mut command = place.command("ip")?;
     command.args(["-batch", "-"]);
     let finished = run(command, commands)?;
-    finished.ok().map(drop).map_err(|error| error.context(format!("ip -batch:\n{commands}")))
+    finished
+        .ok()
+        .map(drop)
+        .map_err(|error| error.context(format!("ip -batch:\n{commands}")))
 }
 
 /// One virtual port and where it leads, as kube-proxy would program it.
@@ -155,7 +179,10 @@ pub(super) fn apply_service_proxy(place: &Place, ports: &[VirtualPort]) -> anyho
     command.args(["-f", "-"]);
     let rules = service_proxy_rules(ports);
     let finished = run(command, &rules)?;
-    finished.ok().map(drop).map_err(|error| error.context(format!("nft -f:\n{rules}")))
+    finished
+        .ok()
+        .map(drop)
+        .map_err(|error| error.context(format!("nft -f:\n{rules}")))
 }
 
 /// The ruleset that stands in for kube-proxy: random endpoint, hairpin masqueraded,
@@ -165,7 +192,12 @@ fn service_proxy_rules(ports: &[VirtualPort]) -> String {
     let mut hairpin = String::new();
     for port in ports {
         let family = if port.address.is_ipv4() { "ip" } else { "ip6" };
-        let VirtualPort { address, protocol, port: number, endpoints } = port;
+        let VirtualPort {
+            address,
+            protocol,
+            port: number,
+            endpoints,
+        } = port;
         if endpoints.is_empty() {
             continue;
         }

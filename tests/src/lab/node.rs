@@ -68,11 +68,23 @@ impl LabBuilder {
         for part in ["config", "hosts", "logs", "files"] {
             fs::create_dir_all(record.dir.join(part))?;
         }
-        fs::write(record.dir.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
-        let pause = start_pause(&node_cgroup, None, None, &record.dir.join("logs/node.pause.log"))?;
+        fs::write(
+            record.dir.join("resolv.conf"),
+            "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+        )?;
+        let pause = start_pause(
+            &node_cgroup,
+            None,
+            None,
+            &record.dir.join("logs/node.pause.log"),
+        )?;
         let net = PathBuf::from(format!("/proc/{}/ns/net", pause.pid()));
         let netns = NetNs::open(&net)?;
-        let place = Place { cgroup: node_cgroup, net: Some(net), mnt: None };
+        let place = Place {
+            cgroup: node_cgroup,
+            net: Some(net),
+            mnt: None,
+        };
         set_up_node(&place, &netns)?;
         let lab = Lab {
             driver: self.driver,
@@ -135,7 +147,9 @@ pub struct Lab {
 impl Lab {
     /// A lab in the cgroupfs layout, unless told otherwise.
     pub fn builder() -> LabBuilder {
-        LabBuilder { driver: Driver::Cgroupfs }
+        LabBuilder {
+            driver: Driver::Cgroupfs,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -143,7 +157,10 @@ impl Lab {
     }
 
     fn record(&self) -> &Record {
-        self.record.0.as_ref().expect("only `keep` takes the record, and it takes the lab too")
+        self.record
+            .0
+            .as_ref()
+            .expect("only `keep` takes the record, and it takes the lab too")
     }
 
     /// Unique name of this lab.
@@ -246,7 +263,10 @@ impl Lab {
         let mut state = self.state();
         let index = u16::try_from(state.services.len() + 1).context("too many services")?;
         let addresses = service_addresses(spec.families, index);
-        state.services.push(LabService { spec, addresses: addresses.clone() });
+        state.services.push(LabService {
+            spec,
+            addresses: addresses.clone(),
+        });
         self.publish(&mut state)?;
         Ok(addresses)
     }
@@ -282,12 +302,20 @@ impl Lab {
     fn publish(&self, state: &mut State) -> anyhow::Result<()> {
         let mut namespaces: BTreeSet<String> = BTreeSet::from(["default".to_owned()]);
         namespaces.extend(state.pods.iter().map(|pod| pod.spec().namespace.clone()));
-        namespaces.extend(state.services.iter().map(|service| service.spec.namespace.clone()));
+        namespaces.extend(
+            state
+                .services
+                .iter()
+                .map(|service| service.spec.namespace.clone()),
+        );
         let namespaces: Vec<String> = namespaces.into_iter().collect();
         for namespace in &namespaces {
             let path = self.hosts_path(namespace);
             // In place: the pods see this very file through a bind mount.
-            fs::write(path, hosts_file(namespace, &state.services, &state.extra_hosts))?;
+            fs::write(
+                path,
+                hosts_file(namespace, &state.services, &state.extra_hosts),
+            )?;
         }
         let proxied = virtual_ports(&state.services, &state.pods);
         if proxied != state.proxied || state.proxied.is_empty() {
@@ -297,10 +325,17 @@ impl Lab {
         for (name, text) in [
             ("lab-cluster.yaml", cluster_yaml(&namespaces)),
             ("lab-services.yaml", services_yaml(&state.services)),
-            ("lab-endpoints.yaml", endpoint_slices_yaml(&state.services, &state.pods)),
+            (
+                "lab-endpoints.yaml",
+                endpoint_slices_yaml(&state.services, &state.pods),
+            ),
             ("lab-pods.yaml", pods_yaml(&state.pods)),
         ] {
-            if fs::read_to_string(self.config_dir().join(name)).ok().as_deref() != Some(&text) {
+            if fs::read_to_string(self.config_dir().join(name))
+                .ok()
+                .as_deref()
+                != Some(&text)
+            {
                 self.write_config(name, &text)?;
             }
         }
@@ -355,9 +390,18 @@ impl Lab {
 fn mount_bpffs() -> anyhow::Result<()> {
     const BPFFS: &str = "/sys/fs/bpf";
     let mounts = fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
-    if mounts.lines().any(|line| line.split(' ').nth(2) == Some("bpf")) {
+    if mounts
+        .lines()
+        .any(|line| line.split(' ').nth(2) == Some("bpf"))
+    {
         return Ok(());
     }
-    rustix::mount::mount("bpf", BPFFS, "bpf", rustix::mount::MountFlags::empty(), None)
-        .with_context(|| format!("cannot mount bpffs at {BPFFS} (needs root)"))
+    rustix::mount::mount(
+        "bpf",
+        BPFFS,
+        "bpf",
+        rustix::mount::MountFlags::empty(),
+        None,
+    )
+    .with_context(|| format!("cannot mount bpffs at {BPFFS} (needs root)"))
 }

@@ -26,7 +26,11 @@ impl LabService {
         pod.is_listed
             && pod.namespace == self.spec.namespace
             && !self.spec.selector.is_empty()
-            && self.spec.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+            && self
+                .spec
+                .selector
+                .iter()
+                .all(|(key, value)| pod.labels.get(key) == Some(value))
     }
 }
 
@@ -61,7 +65,10 @@ pub(super) fn services_yaml(services: &[LabService]) -> String {
              spec:\n  clusterIP: \"{}\"\n  clusterIPs:\n",
             spec.name,
             spec.namespace,
-            addresses.first().map(ToString::to_string).unwrap_or_default(),
+            addresses
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         );
         for address in addresses {
             let _ = writeln!(text, "  - \"{address}\"");
@@ -84,11 +91,18 @@ pub(super) fn services_yaml(services: &[LabService]) -> String {
 }
 
 /// One EndpointSlice per service and family.
-pub(super) fn endpoint_slices_yaml(services: &[LabService], pods: &[std::sync::Arc<Pod>]) -> String {
+pub(super) fn endpoint_slices_yaml(
+    services: &[LabService],
+    pods: &[std::sync::Arc<Pod>],
+) -> String {
     let mut text = String::new();
     for service in services {
         for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
-            if !service.addresses.iter().any(|address| address.is_ipv4() == is_v4) {
+            if !service
+                .addresses
+                .iter()
+                .any(|address| address.is_ipv4() == is_v4)
+            {
                 continue;
             }
             let spec = &service.spec;
@@ -115,7 +129,11 @@ pub(super) fn endpoint_slices_yaml(services: &[LabService], pods: &[std::sync::A
             text.push_str("endpoints:\n");
             let before = text.len();
             for pod in pods.iter().filter(|pod| service.selects(pod.spec())) {
-                for address in pod.addresses().iter().filter(|address| address.is_ipv4() == is_v4) {
+                for address in pod
+                    .addresses()
+                    .iter()
+                    .filter(|address| address.is_ipv4() == is_v4)
+                {
                     write_endpoint(&mut text, pod, *address);
                 }
             }
@@ -190,7 +208,10 @@ pub(super) fn hosts_file(namespace: &str, services: &[LabService], extra: &str) 
     for LabService { spec, addresses } in services {
         for address in addresses {
             let (name, of) = (&spec.name, &spec.namespace);
-            let _ = write!(text, "{address} {name}.{of}.svc.cluster.local {name}.{of}.svc {name}.{of}");
+            let _ = write!(
+                text,
+                "{address} {name}.{of}.svc.cluster.local {name}.{of}.svc {name}.{of}"
+            );
             if of == namespace {
                 let _ = write!(text, " {name}");
             }

@@ -14,6 +14,8 @@ use super::process::{Finished, Place, Process, run, workload_binary};
 use super::sockets::{TcpEntry, TcpState, tcp_table};
 use super::spec::{Attachment, PodSpec};
 use super::wait::{patience, wait_until};
+use crate::workload::outcome::Summary;
+use crate::workload::tcp_client::Seen;
 
 /// What a pod needs to know of its node.
 pub(super) struct Surroundings<'a> {
@@ -51,9 +53,9 @@ impl Pod {
         let uid = random_uid();
         let cgroup = match spec.attachment {
             Attachment::External => around.lab_cgroup.join("outside").join(&uid),
-            Attachment::Bridge | Attachment::HostNetwork => {
-                around.lab_cgroup.join(around.driver.pod_path(spec.qos, &uid))
-            }
+            Attachment::Bridge | Attachment::HostNetwork => around
+                .lab_cgroup
+                .join(around.driver.pod_path(spec.qos, &uid)),
         };
         let container = |id: &str| cgroup.join(around.driver.container_name(id));
         let (pause, app) = (container(&random_hex(32)), container(&random_hex(32)));
@@ -61,21 +63,38 @@ impl Pod {
             std::fs::create_dir_all(directory)
                 .with_context(|| format!("cannot make the cgroup {}", directory.display()))?;
         }
-        let log = around.logs.join(format!("{}.{}.pause.log", spec.namespace, spec.name));
+        let log = around
+            .logs
+            .join(format!("{}.{}.pause.log", spec.namespace, spec.name));
         let net = (spec.attachment == Attachment::HostNetwork).then_some(around.node);
         let pause_process = start_pause(&pause, net, Some((around.hosts, around.resolv)), &log)?;
         let pid = pause_process.pid();
         let net = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let mnt = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
         let addresses = pod_addresses(spec.attachment, spec.families, around.index);
-        let wiring = Place { cgroup: around.node.cgroup.clone(), net: Some(net.clone()), mnt: None };
-        connect_pod(around.node, &wiring, pid, around.index, spec.attachment, &addresses)?;
+        let wiring = Place {
+            cgroup: around.node.cgroup.clone(),
+            net: Some(net.clone()),
+            mnt: None,
+        };
+        connect_pod(
+            around.node,
+            &wiring,
+            pid,
+            around.index,
+            spec.attachment,
+            &addresses,
+        )?;
         Ok(Self {
             spec,
             uid,
             addresses,
             cgroup,
-            place: Place { cgroup: app, net: Some(net), mnt: Some(mnt) },
+            place: Place {
+                cgroup: app,
+                net: Some(net),
+                mnt: Some(mnt),
+            },
             logs: around.logs.to_owned(),
             processes: Mutex::new(vec![pause_process]),
         })
@@ -88,7 +107,10 @@ impl Pod {
         };
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let main = self.spawn_workload("app", &args)?;
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(main);
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(main);
         Ok(())
     }
 
@@ -109,7 +131,10 @@ impl Pod {
 
     /// Its first address.
     pub fn address(&self) -> IpAddr {
-        self.addresses.first().copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+        self.addresses
+            .first()
+            .copied()
+            .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
     }
 
     /// Its first IPv6 address.
@@ -129,7 +154,12 @@ impl Pod {
 
     /// A handle of its network namespace.
     pub fn netns(&self) -> anyhow::Result<NetNs> {
-        NetNs::open(self.place.net.as_deref().context("the pod has no namespace")?)
+        NetNs::open(
+            self.place
+                .net
+                .as_deref()
+                .context("the pod has no namespace")?,
+        )
     }
 
     /// Runs a command in the pod to its end.
@@ -147,6 +177,28 @@ impl Pod {
         serde_json::from_str(&text).with_context(|| format!("not the JSON of a workload: {text}"))
     }
 
+    /// Makes HTTP requests from the pod: arguments of `mizzen-workload http-client`.
+    pub fn ask(&self, args: &[&str]) -> anyhow::Result<Summary> {
+        let all: Vec<&str> = std::iter::once("http-client")
+            .chain(args.iter().copied())
+            .collect();
+        Ok(serde_json::from_value(self.workload(&all)?)?)
+    }
+
+    /// Makes TCP connections from the pod: arguments of `mizzen-workload tcp-client`.
+    pub fn dial(&self, args: &[&str]) -> anyhow::Result<Vec<Seen>> {
+        let all: Vec<&str> = std::iter::once("tcp-client")
+            .chain(args.iter().copied())
+            .collect();
+        Ok(serde_json::from_value(self.workload(&all)?)?)
+    }
+
+    /// What the main process has written so far.
+    pub fn app_log(&self) -> String {
+        let log = format!("{}.{}.app.log", self.spec.namespace, self.spec.name);
+        std::fs::read_to_string(self.logs.join(log)).unwrap_or_default()
+    }
+
     /// Starts `mizzen-workload` in the pod; `name` is part of its log's name.
     pub fn spawn_workload(&self, name: &str, args: &[&str]) -> anyhow::Result<Process> {
         self.spawn_workload_at(&self.place, name, args)
@@ -161,8 +213,15 @@ impl Pod {
     ) -> anyhow::Result<Process> {
         let mut command = place.command(workload_binary()?)?;
         command.args(args).env("POD_NAME", &self.spec.name);
-        let suffix = if name == "app" { String::new() } else { format!(".{}", random_hex(2)) };
-        let log = format!("{}.{}.{name}{suffix}.log", self.spec.namespace, self.spec.name);
+        let suffix = if name == "app" {
+            String::new()
+        } else {
+            format!(".{}", random_hex(2))
+        };
+        let log = format!(
+            "{}.{}.{name}{suffix}.log",
+            self.spec.namespace, self.spec.name
+        );
         Process::start(command, &self.logs.join(log))
     }
 
@@ -173,7 +232,10 @@ impl Pod {
 
     /// Waits until something listens on a TCP port of the pod.
     pub fn wait_listening(&self, port: u16) -> anyhow::Result<()> {
-        let what = format!("{}/{} to listen on {port}", self.spec.namespace, self.spec.name);
+        let what = format!(
+            "{}/{} to listen on {port}",
+            self.spec.namespace, self.spec.name
+        );
         wait_until(&what, Duration::from_secs(20), || {
             let is_listening = self
                 .tcp_sockets()?
@@ -185,7 +247,10 @@ impl Pod {
 
     /// Ends its processes and removes its cgroup.
     pub(super) fn remove(&self) -> anyhow::Result<()> {
-        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut processes = self
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         processes.clear();
         remove_tree(&self.cgroup)
     }
@@ -216,7 +281,11 @@ pub(super) fn start_pause(
         None => command.arg("--new-net"),
     };
     if let Some((hosts, resolv)) = files {
-        command.arg("--hosts").arg(hosts).arg("--resolv").arg(resolv);
+        command
+            .arg("--hosts")
+            .arg(hosts)
+            .arg("--resolv")
+            .arg(resolv);
     }
     command.arg("--").arg(&workload).arg("pause");
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -240,10 +309,19 @@ pub(super) fn start_pause(
 /// A version 4 UUID as Kubernetes gives to pods.
 fn random_uid() -> String {
     let hex = random_hex(16);
-    format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+    format!(
+        "{}-{}-4{}-8{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..]
+    )
 }
 
 /// `bytes` random bytes in hex: ids of containers and pods.
 pub(super) fn random_hex(bytes: usize) -> String {
-    (0..bytes).map(|_| format!("{:02x}", fastrand::u8(..))).collect()
+    (0..bytes)
+        .map(|_| format!("{:02x}", fastrand::u8(..)))
+        .collect()
 }

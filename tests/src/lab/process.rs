@@ -96,7 +96,11 @@ pub(super) fn run(mut command: Command, input: &str) -> anyhow::Result<Finished>
     let status = status.with_context(|| {
         format!("{what} did not end within its limit; it wrote {stdout}{stderr}")
     })?;
-    Ok(Finished { status, stdout, stderr })
+    Ok(Finished {
+        status,
+        stdout,
+        stderr,
+    })
 }
 
 /// Reads a pipe to its end on a thread, so that a full pipe never stops the writer.
@@ -146,7 +150,10 @@ impl Process {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
-        Ok(Self { child, log: log.to_owned() })
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+        })
     }
 
     /// Its process id.
@@ -157,6 +164,26 @@ impl Process {
     /// What it wrote so far, both outputs.
     pub fn output(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for a line of JSON in what it writes, and reads the first one.
+    pub fn wait_json<T: serde::de::DeserializeOwned>(&self) -> anyhow::Result<T> {
+        wait_until("a line of JSON", Duration::from_secs(30), || {
+            let text = self.output();
+            let Some((line, _)) = text.split_once('\n') else {
+                return Ok(None);
+            };
+            Ok(Some(
+                serde_json::from_str(line).with_context(|| format!("not JSON: {text}"))?,
+            ))
+        })
+    }
+
+    /// Ends it by SIGTERM and reads the JSON on its last line.
+    pub fn stop_json<T: serde::de::DeserializeOwned>(self) -> anyhow::Result<T> {
+        let text = self.stop()?;
+        let line = text.trim_end().lines().last().unwrap_or_default();
+        serde_json::from_str(line).with_context(|| format!("not JSON: {text}"))
     }
 
     /// Sends it a signal.

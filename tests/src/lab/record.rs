@@ -125,7 +125,10 @@ pub(super) fn remove_on_signal() {
                 return;
             }
             let own = std::process::id();
-            for record in records().iter().filter(|record| record.owner == own && !record.is_kept) {
+            for record in records()
+                .iter()
+                .filter(|record| record.owner == own && !record.is_kept)
+            {
                 if let Err(error) = record.remove() {
                     eprintln!("the lab {} is not all gone: {error:#}", record.name);
                 }
@@ -139,7 +142,9 @@ pub(super) fn remove_on_signal() {
 /// Returns when SIGINT or SIGTERM arrives.
 fn wait_for_signal() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;

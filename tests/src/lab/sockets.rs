@@ -60,7 +60,11 @@ fn parse_line(line: &str) -> Option<TcpEntry> {
         "06" => TcpState::TimeWait,
         _ => TcpState::Other,
     };
-    Some(TcpEntry { local, remote, state })
+    Some(TcpEntry {
+        local,
+        remote,
+        state,
+    })
 }
 
 /// Addresses are printed as 32-bit words of the machine's byte order.

@@ -11,9 +11,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
-use rustix::thread::{
-    LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe,
-};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// Where to go before becoming the program.
 #[derive(Debug, clap::Args)]
@@ -62,8 +60,11 @@ pub fn enter(args: &EnterArgs) -> anyhow::Result<()> {
     }
     if let Some(hosts) = &args.hosts {
         unshare(UnshareFlags::NEWNS)?;
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-            .context("cannot make the mounts private")?;
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .context("cannot make the mounts private")?;
         show(hosts, "/etc/hosts")?;
         if let Some(resolv) = &args.resolv {
             show(resolv, "/etc/resolv.conf")?;

@@ -54,9 +54,23 @@ pub struct HttpClientArgs {
     /// Print every outcome, not only the summary
     #[arg(long)]
     pub each: bool,
+    /// What to count answers by
+    #[arg(long, value_enum, default_value = "version")]
+    pub by: CountBy,
     /// Print the whole answer of the last request
     #[arg(long)]
     pub show: bool,
+}
+
+/// What a summary counts answers by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CountBy {
+    /// Service and version of who answered: `reviews v2`.
+    Version,
+    /// Pod of who answered.
+    Pod,
+    /// Service and version of everybody on the way, in the order of the calls.
+    Tree,
 }
 
 /// Where a request goes.
@@ -76,11 +90,16 @@ impl Target {
     /// Reads `http://HOST[:PORT]/PATH`; IPv6 hosts stand in brackets.
     pub fn parse(url: &str) -> anyhow::Result<Self> {
         let uri: http::Uri = url.parse().with_context(|| format!("not a URL: {url}"))?;
-        let authority = uri.authority().with_context(|| format!("no host in {url}"))?;
+        let authority = uri
+            .authority()
+            .with_context(|| format!("no host in {url}"))?;
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16().unwrap_or(80),
-            path: uri.path_and_query().map_or("/", |it| it.as_str()).to_owned(),
+            path: uri
+                .path_and_query()
+                .map_or("/", |it| it.as_str())
+                .to_owned(),
             authority: authority.as_str().to_owned(),
         })
     }
@@ -147,7 +166,9 @@ impl Connection {
 
 /// Asks as the arguments say, and prints a [`Summary`].
 pub fn run(args: &HttpClientArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (outcomes, last) = runtime.block_on(ask_all(args))?;
     let mut value = serde_json::to_value(Summary::of(outcomes, args.each))?;
     if let (true, Some(object)) = (args.show, value.as_object_mut()) {
@@ -178,16 +199,17 @@ async fn ask_all(args: &HttpClientArgs) -> anyhow::Result<(Vec<Outcome>, Value)>
             (outcomes, client.last)
         }));
     }
-    tasks.run_until(async {
-        let (mut all, mut last) = (Vec::new(), Value::Null);
-        for handle in handles {
-            let (outcomes, answer) = handle.await?;
-            all.extend(outcomes);
-            last = answer;
-        }
-        Ok((all, last))
-    })
-    .await
+    tasks
+        .run_until(async {
+            let (mut all, mut last) = (Vec::new(), Value::Null);
+            for handle in handles {
+                let (outcomes, answer) = handle.await?;
+                all.extend(outcomes);
+                last = answer;
+            }
+            Ok((all, last))
+        })
+        .await
 }
 
 /// One client with, at most, one connection.
@@ -201,12 +223,20 @@ pub(super) struct Client {
 impl Client {
     /// A client without a connection yet.
     pub(super) fn new(args: HttpClientArgs, target: Target) -> Self {
-        Self { args, target, kept: None, last: Value::Null }
+        Self {
+            args,
+            target,
+            kept: None,
+            last: Value::Null,
+        }
     }
 
     /// Makes one request. On an error the connection is not used again.
     pub(super) async fn ask(&mut self) -> Outcome {
-        let mut outcome = Outcome { started_ns: now_ns(), ..Outcome::default() };
+        let mut outcome = Outcome {
+            started_ns: now_ns(),
+            ..Outcome::default()
+        };
         let limit = Duration::from_secs_f64(self.args.timeout);
         match tokio::time::timeout(limit, self.exchange(&mut outcome)).await {
             Ok(Ok(())) => {}
@@ -242,7 +272,7 @@ impl Client {
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         let body = response.into_body().collect().await?.to_bytes();
         let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        outcome.answered_by = answered_by(&answer);
+        outcome.answered_by = answered_by(&answer, self.args.by);
         if self.args.show {
             let text = String::from_utf8_lossy(&body).into_owned();
             self.last = serde_json::json!({ "headers": headers, "json": answer, "text": text });
@@ -256,14 +286,18 @@ impl Client {
     fn request(&self) -> anyhow::Result<Request<Full<Bytes>>> {
         let mut builder = Request::builder().method(self.args.method.as_str());
         if self.args.http2 {
-            builder = builder.uri(format!("http://{}{}", self.target.authority, self.target.path));
+            builder = builder.uri(format!(
+                "http://{}{}",
+                self.target.authority, self.target.path
+            ));
         } else {
             builder = builder.uri(self.target.path.as_str());
         }
         let mut has_host = self.args.http2;
         for header in &self.args.headers {
-            let (name, value) =
-                header.split_once(':').with_context(|| format!("not NAME: VALUE: {header}"))?;
+            let (name, value) = header
+                .split_once(':')
+                .with_context(|| format!("not NAME: VALUE: {header}"))?;
             has_host |= name.eq_ignore_ascii_case("host");
             builder = builder.header(name.trim(), value.trim());
         }
@@ -277,11 +311,28 @@ impl Client {
     }
 }
 
-/// `service version` of an answer of the lab's server.
-fn answered_by(answer: &Value) -> String {
-    match (answer["service"].as_str(), answer["version"].as_str()) {
-        (Some(service), Some(version)) => format!("{service} {version}"),
-        _ => String::new(),
+/// Who answered, as far as the answer is one of the lab's server.
+fn answered_by(answer: &Value, by: CountBy) -> String {
+    let (Some(service), Some(version)) = (answer["service"].as_str(), answer["version"].as_str())
+    else {
+        return String::new();
+    };
+    match by {
+        CountBy::Version => format!("{service} {version}"),
+        CountBy::Pod => answer["pod"].as_str().unwrap_or_default().to_owned(),
+        CountBy::Tree => {
+            let mut text = format!("{service} {version}");
+            for call in answer["calls"].as_array().into_iter().flatten() {
+                let below = answered_by(&call["answer"], by);
+                let below = if below.is_empty() {
+                    format!("no answer {}", call["to"])
+                } else {
+                    below
+                };
+                text = format!("{text}, {below}");
+            }
+            text
+        }
     }
 }
 
@@ -289,7 +340,10 @@ fn headers_json(headers: &http::HeaderMap) -> BTreeMap<String, String> {
     headers
         .iter()
         .map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
         })
         .collect()
 }
@@ -320,12 +374,16 @@ pub(super) async fn request_value(
 
 /// One GET from the calling thread's namespace: status and text.
 pub fn get_once(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let target = Target::parse(&format!("http://{address}{path}"))?;
     runtime.block_on(async {
         let limit = Duration::from_secs(5);
         let (status, value) = tokio::time::timeout(limit, request_value(&target, &[])).await??;
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         Ok((status, text))
     })
 }

@@ -54,12 +54,20 @@ struct Stats {
 }
 
 /// Headers that the example application of Istio passes on to what it calls.
-const PASSED_ON: [&str; 6] =
-    ["end-user", "x-request-id", "user-agent", "x-b3-traceid", "x-b3-spanid", "traceparent"];
+const PASSED_ON: [&str; 6] = [
+    "end-user",
+    "x-request-id",
+    "user-agent",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "traceparent",
+];
 
 /// Serves until it is killed.
 pub fn serve(args: HttpServerArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async move {
         let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), args.port);
@@ -90,7 +98,9 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Rc<(HttpServerA
     let stats = &shared.1;
     stats.connections.set(stats.connections.get() + 1);
     stats.open.set(stats.open.get() + 1);
-    stats.open_max.set(stats.open_max.get().max(stats.open.get()));
+    stats
+        .open_max
+        .set(stats.open_max.get().max(stats.open.get()));
     let local = stream.local_addr().ok();
     // A server that answers a small request at once must not wait for more to send.
     let _ = stream.set_nodelay(true);
@@ -165,21 +175,35 @@ async fn answer(
     }
     stats.requests.set(stats.requests.get() + 1);
     let active = ActiveGuard::new(stats);
-    *stats.peers.borrow_mut().entry(peer.ip().to_canonical().to_string()).or_default() += 1;
+    *stats
+        .peers
+        .borrow_mut()
+        .entry(peer.ip().to_canonical().to_string())
+        .or_default() += 1;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let steer = |key: &str| {
-        query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+        query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
     };
     let number = |key: &str| steer(key).and_then(|value| value.parse::<u64>().ok());
     let head = head_json(&request);
     let passed_on: Vec<(String, String)> = PASSED_ON
         .iter()
         .filter_map(|&name| {
-            Some((name.to_owned(), request.headers().get(name)?.to_str().ok()?.to_owned()))
+            Some((
+                name.to_owned(),
+                request.headers().get(name)?.to_str().ok()?.to_owned(),
+            ))
         })
         .collect();
     // The body is read whole: its length is part of the answer.
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
     let delay = number("delay_ms").unwrap_or(args.delay_ms);
     tokio::time::sleep(Duration::from_millis(delay)).await;
     if steer("reset") == Some("1") {
@@ -203,7 +227,9 @@ async fn answer(
         let bytes = usize::try_from(bytes).unwrap_or(0).min(64 * 1024 * 1024);
         object.insert("padding".to_owned(), Value::String("x".repeat(bytes)));
     }
-    let status = number("status").and_then(|it| u16::try_from(it).ok()).unwrap_or(200);
+    let status = number("status")
+        .and_then(|it| u16::try_from(it).ok())
+        .unwrap_or(200);
     drop(active);
     Ok(respond(status, answer.to_string()))
 }
@@ -214,7 +240,9 @@ struct ActiveGuard<'a>(&'a Stats);
 impl<'a> ActiveGuard<'a> {
     fn new(stats: &'a Stats) -> Self {
         stats.active.set(stats.active.get() + 1);
-        stats.active_max.set(stats.active_max.get().max(stats.active.get()));
+        stats
+            .active_max
+            .set(stats.active_max.get().max(stats.active.get()));
         Self(stats)
     }
 }
@@ -280,4 +308,3 @@ async fn call_next(call: &str, headers: &[(String, String)]) -> Value {
         Err(error) => json!({ "to": call, "error": format!("{error:#}") }),
     }
 }
-

@@ -18,7 +18,9 @@ pub struct LoadArgs {
 
 /// Asks until SIGTERM, then prints a [`Summary`].
 pub fn run(args: LoadArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let is_kept = args.request.each;
     let tasks = tokio::task::LocalSet::new();
     let outcomes = tasks.block_on(&runtime, load(args))?;

@@ -57,10 +57,16 @@ impl Summary {
         for outcome in &outcomes {
             summary.total += 1;
             if outcome.status != 0 {
-                *summary.statuses.entry(outcome.status.to_string()).or_default() += 1;
+                *summary
+                    .statuses
+                    .entry(outcome.status.to_string())
+                    .or_default() += 1;
             }
             if !outcome.answered_by.is_empty() {
-                *summary.answered_by.entry(outcome.answered_by.clone()).or_default() += 1;
+                *summary
+                    .answered_by
+                    .entry(outcome.answered_by.clone())
+                    .or_default() += 1;
             }
             if outcome.is_overloaded {
                 summary.overloaded += 1;

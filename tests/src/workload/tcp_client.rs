@@ -97,8 +97,11 @@ pub struct Seen {
 /// Connects as the arguments say and prints the list of [`Seen`].
 pub fn run(args: &TcpClientArgs) -> anyhow::Result<()> {
     let stop = stop_flag()?;
-    let addresses: Vec<SocketAddr> =
-        args.to.to_socket_addrs().with_context(|| format!("cannot resolve {}", args.to))?.collect();
+    let addresses: Vec<SocketAddr> = args
+        .to
+        .to_socket_addrs()
+        .with_context(|| format!("cannot resolve {}", args.to))?
+        .collect();
     let mut all = Vec::new();
     let mut held = Vec::new();
     let mut number = 0;
@@ -141,7 +144,10 @@ fn hold(
             stream.write_all(format!("again {round}\n").as_bytes())?;
             let mut reply = String::new();
             BufReader::new(stream).read_line(&mut reply)?;
-            anyhow::ensure!(reply.trim_end().ends_with(&format!("again {round}")), "got {reply:?}");
+            anyhow::ensure!(
+                reply.trim_end().ends_with(&format!("again {round}")),
+                "got {reply:?}"
+            );
         }
     }
     println!("held through {round} rounds");
@@ -152,7 +158,9 @@ fn hold(
 fn stop_flag() -> anyhow::Result<std::sync::Arc<std::sync::atomic::AtomicBool>> {
     let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let raised = std::sync::Arc::clone(&flag);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut terminate = {
         let _inside = runtime.enter();
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
@@ -166,7 +174,10 @@ fn stop_flag() -> anyhow::Result<std::sync::Arc<std::sync::atomic::AtomicBool>> 
 
 /// One connection to the first address that answers, as applications go through them.
 fn one(args: &TcpClientArgs, addresses: &[SocketAddr], number: u64) -> (Seen, Option<Socket>) {
-    let mut seen = Seen { started_ns: now_ns(), ..Seen::default() };
+    let mut seen = Seen {
+        started_ns: now_ns(),
+        ..Seen::default()
+    };
     let mut result = Err(anyhow::anyhow!("no address"));
     for &address in addresses {
         result = attempt(args, address, number, &mut seen);
@@ -267,7 +278,10 @@ fn connect_by_epoll(socket: &Socket, address: SocketAddr) -> anyhow::Result<()> 
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(1);
         epoll::add(&poll, socket, data, epoll::EventFlags::OUT)?;
-        let limit = Timespec { tv_sec: LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
+        let limit = Timespec {
+            tv_sec: LIMIT.as_secs().cast_signed(),
+            tv_nsec: 0,
+        };
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
         let (ready, _) = epoll::wait(&poll, &mut events, Some(&limit))?;
         anyhow::ensure!(!ready.is_empty(), "connect did not end in time");
@@ -281,24 +295,32 @@ fn connect_by_epoll(socket: &Socket, address: SocketAddr) -> anyhow::Result<()> 
 
 fn text(address: std::io::Result<SockAddr>) -> String {
     match address {
-        Ok(address) => {
-            address.as_socket().map_or_else(|| "not an internet address".to_owned(), |it| it.to_string())
-        }
+        Ok(address) => address
+            .as_socket()
+            .map_or_else(|| "not an internet address".to_owned(), |it| it.to_string()),
         Err(error) => error.to_string(),
     }
 }
 
 /// Connects as its very first act, then talks; prints one [`Seen`].
 pub fn first_connect(to: &str) -> anyhow::Result<()> {
-    let address: SocketAddr = to.parse().with_context(|| format!("not ADDRESS:PORT: {to}"))?;
+    let address: SocketAddr = to
+        .parse()
+        .with_context(|| format!("not ADDRESS:PORT: {to}"))?;
     let started_ns = now_ns();
     let connected = TcpStream::connect_timeout(&address, LIMIT);
-    let mut seen = Seen { started_ns, connected_ns: now_ns(), ..Seen::default() };
-    match connected.map_err(anyhow::Error::from).and_then(|mut stream| {
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.write_all(b"first\n")?;
-        read_line(&mut BufReader::new(stream))
-    }) {
+    let mut seen = Seen {
+        started_ns,
+        connected_ns: now_ns(),
+        ..Seen::default()
+    };
+    match connected
+        .map_err(anyhow::Error::from)
+        .and_then(|mut stream| {
+            stream.set_read_timeout(Some(LIMIT))?;
+            stream.write_all(b"first\n")?;
+            read_line(&mut BufReader::new(stream))
+        }) {
         Ok(reply) => seen.reply = reply,
         Err(error) => seen.error = error.root_cause().to_string(),
     }
@@ -322,7 +344,10 @@ pub fn udp(to: &str) -> anyhow::Result<()> {
     let mut buffer = [0_u8; 2048];
     let count = socket.recv(&mut buffer)?;
     let reply = String::from_utf8_lossy(&buffer[..count]).into_owned();
-    println!("{}", serde_json::json!({ "reply": reply, "peer": socket.peer_addr()?.to_string() }));
+    println!(
+        "{}",
+        serde_json::json!({ "reply": reply, "peer": socket.peer_addr()?.to_string() })
+    );
     Ok(())
 }
 
@@ -342,6 +367,9 @@ pub fn ping(to: std::net::Ipv4Addr) -> anyhow::Result<()> {
     let count = (&socket).read(&mut buffer)?;
     // The raw socket shows the IPv4 header, 20 bytes without options.
     let kind = buffer[..count].get(20).copied().context("a short answer")?;
-    println!("{}", serde_json::json!({ "type": kind, "peer": text(socket.peer_addr()) }));
+    println!(
+        "{}",
+        serde_json::json!({ "type": kind, "peer": text(socket.peer_addr()) })
+    );
     Ok(())
 }

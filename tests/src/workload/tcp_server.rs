@@ -40,14 +40,18 @@ struct Stats {
 
 /// Serves until it is killed.
 pub fn serve(args: TcpServerArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async move {
         let shared = Rc::new((args, Stats::default()));
         for &port in &shared.0.ports {
             let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
             let listener = listen(address).await?;
-            let udp = UdpSocket::bind(listener.local_addr()?).await.context("cannot bind UDP")?;
+            let udp = UdpSocket::bind(listener.local_addr()?)
+                .await
+                .context("cannot bind UDP")?;
             tokio::task::spawn_local(echo_udp(udp, shared.0.prefix.clone()));
             let shared = Rc::clone(&shared);
             tokio::task::spawn_local(async move {
@@ -88,7 +92,10 @@ async fn converse(
     let prefix = &args.prefix;
     let mut stream = BufReader::new(stream);
     if let Some(greeting) = &args.greeting {
-        stream.get_mut().write_all(format!("{greeting}\n").as_bytes()).await?;
+        stream
+            .get_mut()
+            .write_all(format!("{greeting}\n").as_bytes())
+            .await?;
     }
     let mut line = Vec::new();
     let mut bytes = 0;
@@ -107,7 +114,8 @@ async fn converse(
             ("?seen", what) => stats.seen.borrow().contains(what).to_string(),
             ("?count", _) => stats.connections.get().to_string(),
             ("?reset", _) => {
-                socket2::SockRef::from(stream.get_ref()).set_linger(Some(std::time::Duration::ZERO))?;
+                socket2::SockRef::from(stream.get_ref())
+                    .set_linger(Some(std::time::Duration::ZERO))?;
                 return Ok(());
             }
             _ => {
@@ -118,6 +126,9 @@ async fn converse(
                 text
             }
         };
-        stream.get_mut().write_all(format!("{prefix} {answer}\n").as_bytes()).await?;
+        stream
+            .get_mut()
+            .write_all(format!("{prefix} {answer}\n").as_bytes())
+            .await?;
     }
 }
