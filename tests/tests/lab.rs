@@ -1,11 +1,12 @@
 //! The lab itself, without a daemon: pods reach services as on a plain node.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use mizzen_tests::checks;
 use mizzen_tests::harness::{Needs, main as run_checks};
-use mizzen_tests::lab::{Driver, Families, Lab, PodSpec, ServiceSpec};
+use mizzen_tests::lab::{Driver, Families, Lab, PodSpec, ServiceSpec, wait_until};
 use mizzen_tests::workload::outcome::Summary;
 
 struct Fixture {
@@ -159,19 +160,15 @@ fn a_half_close_and_held_connections_work(it: &mut Fixture) -> anyhow::Result<()
         "20",
     ];
     let held = client.spawn_workload("held", &args)?;
-    mizzen_tests::lab::wait_until(
-        "three connections",
-        std::time::Duration::from_secs(5),
-        || {
-            let sockets = client.tcp_sockets()?;
-            let count = sockets
-                .iter()
-                .filter(|entry| entry.remote.port() == 9000)
-                .count();
-            Ok((count >= 3).then_some(()))
-        },
-    )?;
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    wait_until("three connections", Duration::from_secs(5), || {
+        let sockets = client.tcp_sockets()?;
+        let count = sockets
+            .iter()
+            .filter(|entry| entry.remote.port() == 9000)
+            .count();
+        Ok((count >= 3).then_some(()))
+    })?;
+    std::thread::sleep(Duration::from_millis(100));
     let text = held.stop()?;
     assert!(text.contains("held through"), "{text}");
     Ok(())
@@ -215,14 +212,87 @@ fn pods_that_go_leave_nothing(it: &mut Fixture) -> anyhow::Result<()> {
         it.lab.remove_pod(&pod)?;
         assert!(!cgroup.exists());
     }
-    mizzen_tests::lab::wait_until(
-        "the devices to go",
-        std::time::Duration::from_secs(10),
-        || Ok((count()? <= before).then_some(())),
-    )
+    wait_until("the devices to go", Duration::from_secs(10), || {
+        Ok((count()? <= before).then_some(()))
+    })
+}
+
+/// What the lab `name` would leave: its cgroup, its files, its record.
+fn traces(name: &str) -> anyhow::Result<Vec<std::path::PathBuf>> {
+    let cgroup = mizzen_tests::lab::cgroup2_root()?.join(format!("mizzen-lab-{name}"));
+    let dir = std::env::temp_dir().join(format!("mizzen-lab-{name}"));
+    let record = std::path::PathBuf::from(format!("/run/mizzen-lab/{name}.json"));
+    Ok(vec![cgroup, dir, record])
+}
+
+/// Starts a process that builds a lab with a pod and then only waits; returns the lab's name.
+fn start_other_lab(it: &Fixture) -> anyhow::Result<(std::process::Child, String)> {
+    let said = it.lab.dir().join(format!("other-{}", fastrand::u32(..)));
+    let child = std::process::Command::new(std::env::current_exe()?)
+        .env(OTHER_LAB, &said)
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let name = wait_until("the other lab", Duration::from_secs(20), || {
+        Ok(std::fs::read_to_string(&said)
+            .ok()
+            .filter(|name| !name.is_empty()))
+    })?;
+    Ok((child, name))
+}
+
+fn a_killed_run_is_removed_by_the_next_and_an_interrupted_one_by_itself(
+    it: &mut Fixture,
+) -> anyhow::Result<()> {
+    let (mut killed, name) = start_other_lab(it)?;
+    killed.kill()?;
+    killed.wait()?;
+    assert!(
+        traces(&name)?.iter().all(|path| path.exists()),
+        "nothing was there to remove"
+    );
+    mizzen_tests::lab::sweep_leftovers(false)?;
+    assert!(
+        traces(&name)?.iter().all(|path| !path.exists()),
+        "{:?}",
+        traces(&name)?
+    );
+
+    let (mut interrupted, name) = start_other_lab(it)?;
+    let pid = i32::try_from(interrupted.id())?;
+    let pid = rustix::process::Pid::from_raw(pid).context("no process id")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    wait_until(
+        "the interrupted run to end",
+        Duration::from_secs(20),
+        || Ok(interrupted.try_wait()?),
+    )?;
+    assert!(
+        traces(&name)?.iter().all(|path| !path.exists()),
+        "{:?}",
+        traces(&name)?
+    );
+    Ok(())
+}
+
+/// Set to a path: this process is the other lab, and writes its name there.
+const OTHER_LAB: &str = "MIZZEN_TEST_OTHER_LAB";
+
+fn be_the_other_lab(said: &std::ffi::OsStr) -> anyhow::Result<()> {
+    let lab = Lab::builder().build()?;
+    lab.add_pod(PodSpec::new("default", "web").workload(&["tcp-echo", "--prefix", "one"]))?;
+    std::fs::write(said, lab.name())?;
+    loop {
+        std::thread::park();
+    }
 }
 
 fn main() -> ExitCode {
+    if let Some(said) = std::env::var_os(OTHER_LAB) {
+        return match be_the_other_lab(&said) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     run_checks(
         Needs::Lab,
         set_up,
@@ -234,6 +304,7 @@ fn main() -> ExitCode {
             a_half_close_and_held_connections_work,
             host_network_and_outside_pods_are_reached,
             pods_that_go_leave_nothing,
+            a_killed_run_is_removed_by_the_next_and_an_interrupted_one_by_itself,
         ],
     )
 }
