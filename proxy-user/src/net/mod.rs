@@ -1,1 +1,10 @@
-//! net
+//! Addresses, sockets and the bridges between rooms that may not know each other.
+//!
+//! Nothing here knows who calls it. Start at [`addr`] for the words and
+//! [`bridge`] for the traits that kernel and node implement and the proxy asks.
+
+pub mod addr;
+pub mod bridge;
+
+pub use addr::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId, UpstreamAddr};
+pub use bridge::{CapturedDst, Heartbeat, OriginalDstSource, SocketFactory};

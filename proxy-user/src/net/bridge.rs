@@ -1,0 +1,37 @@
+//! The traits by which the proxy asks what only the kernel or the node knows.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::addr::{NetnsCookie, OriginalDst};
+
+/// What a captured connection was meant to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CapturedDst {
+    /// The address the application dialled.
+    pub dst: OriginalDst,
+}
+
+/// Original destinations, written by the sockops program and taken once by accept.
+pub trait OriginalDstSource: Send + Sync {
+    /// Takes the original destination of the connection that `client` made to the
+    /// listener inside namespace `netns`. `None`: nobody captured it, so the
+    /// connection must be refused.
+    fn take(&self, netns: NetnsCookie, client: SocketAddr) -> Option<CapturedDst>;
+}
+
+/// Opens sockets where the client pod lives, so that source addresses and
+/// NetworkPolicies stay as they were.
+pub trait SocketFactory: Send + Sync {
+    /// A TCP socket of the family of `towards`, non-blocking, close-on-exec, not connected.
+    ///
+    /// # Errors
+    /// What `socket(2)` or `setns(2)` report; descriptor exhaustion above all.
+    fn open_tcp(&self, towards: SocketAddr) -> io::Result<socket2::Socket>;
+}
+
+/// A worker's sign of life, read by the connect program.
+pub trait Heartbeat: Send {
+    /// Writes "alive now"; called at least once a second by a healthy worker.
+    fn beat(&self);
+}
