@@ -3,9 +3,10 @@
 //! Start at [`lab::Lab`]: it builds a node out of namespaces and cgroups, runs
 //! pods and the daemon on it, and removes everything when it is dropped.
 //! [`workload`] is what runs inside the pods, [`harness`] runs a file of
-//! end-to-end checks on one shared lab.
+//! end-to-end checks on one shared lab, mostly [`fixture::Fixture`].
 
 pub mod demo;
+pub mod fixture;
 pub mod harness;
 pub mod lab;
 pub mod statistics;

@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
     // Before anything else, so that connect() is this program's first act.
     let mut args = std::env::args().skip(1);
     if let (Some("first-connect"), Some(to)) = (args.next().as_deref(), args.next()) {
-        return tcp_client::first_connect(&to);
+        return tcp_client::first_connect(&to, &args.next().unwrap_or_default());
     }
     match Cli::parse().task {
         Task::Enter(args) => enter(&args),

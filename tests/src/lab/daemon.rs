@@ -228,6 +228,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits for its end, which something else brings about.
+    pub fn wait_end(&mut self) -> anyhow::Result<()> {
+        self.process.wait(Duration::from_secs(30)).map(drop)
+    }
+
     /// Starts it again with the same arguments, and waits until it is ready.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         self.process = spawn(&self.mizzen, &self.args, &self.place, &self.log)?;

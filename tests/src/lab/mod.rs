@@ -27,6 +27,6 @@ pub use node::{Lab, LabBuilder, NODE_NAME};
 pub use pod::Pod;
 pub use process::{Finished, Place, Process};
 pub use record::{remove_lab, sweep_leftovers};
-pub use sockets::{TcpEntry, TcpState};
+pub use sockets::{TcpEntry, TcpState, tcp_table};
 pub use spec::{Attachment, Families, PodSpec, PortSpec, ServiceSpec};
 pub use wait::{patience, wait_until};

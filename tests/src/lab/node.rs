@@ -273,11 +273,19 @@ impl Lab {
 
     /// The first virtual address of a service.
     pub fn service_address(&self, namespace: &str, name: &str) -> anyhow::Result<IpAddr> {
+        self.service_addresses(namespace, name)?
+            .first()
+            .copied()
+            .with_context(|| format!("the service {namespace}/{name} has no address"))
+    }
+
+    /// All virtual addresses of a service, IPv4 first.
+    pub fn service_addresses(&self, namespace: &str, name: &str) -> anyhow::Result<Vec<IpAddr>> {
         self.state()
             .services
             .iter()
             .find(|service| service.spec.namespace == namespace && service.spec.name == name)
-            .and_then(|service| service.addresses.first().copied())
+            .map(|service| service.addresses.clone())
             .with_context(|| format!("the lab has no service {namespace}/{name}"))
     }
 

@@ -216,7 +216,7 @@ impl Pod {
         let suffix = if name == "app" {
             String::new()
         } else {
-            format!(".{}", random_hex(2))
+            format!(".{}", random_hex(4))
         };
         let log = format!(
             "{}.{}.{name}{suffix}.log",

@@ -17,7 +17,7 @@ use super::wait::{patience, wait_until};
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where a process runs: its cgroup, network namespace and view of the files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The cgroup that it joins.
     pub cgroup: PathBuf,

@@ -41,7 +41,7 @@ impl TcpEntry {
 /// The TCP sockets of the calling thread's namespace, both families.
 ///
 /// Source: Linux, `Documentation/networking/proc_net_tcp.rst`.
-pub(super) fn tcp_table() -> anyhow::Result<Vec<TcpEntry>> {
+pub fn tcp_table() -> anyhow::Result<Vec<TcpEntry>> {
     let mut entries = Vec::new();
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;

@@ -302,8 +302,8 @@ fn text(address: std::io::Result<SockAddr>) -> String {
     }
 }
 
-/// Connects as its very first act, then talks; prints one [`Seen`].
-pub fn first_connect(to: &str) -> anyhow::Result<()> {
+/// Connects as its very first act, then sends a line `text`; prints one [`Seen`].
+pub fn first_connect(to: &str, text: &str) -> anyhow::Result<()> {
     let address: SocketAddr = to
         .parse()
         .with_context(|| format!("not ADDRESS:PORT: {to}"))?;
@@ -318,7 +318,7 @@ pub fn first_connect(to: &str) -> anyhow::Result<()> {
         .map_err(anyhow::Error::from)
         .and_then(|mut stream| {
             stream.set_read_timeout(Some(LIMIT))?;
-            stream.write_all(b"first\n")?;
+            stream.write_all(format!("{text}\n").as_bytes())?;
             read_line(&mut BufReader::new(stream))
         }) {
         Ok(reply) => seen.reply = reply,
