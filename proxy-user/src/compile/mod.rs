@@ -24,6 +24,8 @@ mod scope;
 mod security;
 mod sidecar;
 mod template;
+#[cfg(test)]
+mod testing;
 mod visibility;
 
 use std::sync::Arc;
