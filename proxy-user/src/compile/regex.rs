@@ -217,7 +217,7 @@ mod tests {
             (r"\d", "\u{0665}", false),  // an Arabic digit is none to RE2
             (r"\w+", "é", false),
             ("é+", "éé", true),
-            (r"\pL", "é", true), // a Unicode class
+            (r"\pL", "é", true),      // a Unicode class
             ("/a{b}", "/a{b}", true), // no repetition, so text
             ("{", "{", true),
             ("a{2}", "aa", true),
