@@ -94,21 +94,36 @@ pub(crate) fn assemble(
         }
     }
     let services: Vec<KernelService> = services.into_values().collect();
+    let place_of: HashMap<KernelKey, usize> = services
+        .iter()
+        .enumerate()
+        .map(|(index, service)| (service.key, index))
+        .collect();
     let mut overrides = Vec::new();
     for (scope, (stands_on_base, entries)) in own.iter().enumerate() {
-        for (index, service) in services.iter().enumerate() {
-            let plan = match (entries.get(&service.key), stands_on_base) {
-                (Some(entry), _) => entry.as_ref().map(|entry| entry.plan.clone()),
-                (None, true) => continue,
-                (None, false) => None,
-            };
-            if plan != service.plan {
+        let mut add = |index: usize, plan: Option<KernelPlan>| {
+            if services
+                .get(index)
+                .is_some_and(|service| service.plan != plan)
+            {
                 overrides.push(KernelOverride {
                     scope,
                     service: index,
                     plan,
                 });
             }
+        };
+        if *stands_on_base {
+            for (key, entry) in entries {
+                if let Some(&index) = place_of.get(key) {
+                    add(index, entry.as_ref().map(|entry| entry.plan.clone()));
+                }
+            }
+            continue;
+        }
+        for (index, service) in services.iter().enumerate() {
+            let entry = entries.get(&service.key).and_then(Option::as_ref);
+            add(index, entry.map(|entry| entry.plan.clone()));
         }
     }
     KernelView {

@@ -183,7 +183,7 @@ impl Router<'_, '_> {
         let number = match destination.port {
             Some(selector) => u16::try_from(selector.number).unwrap_or_default(),
             None => {
-                let service = self.clusters.registry.find(client, &destination.host);
+                let service = self.registry.find(client, &destination.host);
                 let single = service.and_then(|service| service.single_port());
                 single.map_or(port, |only| only.number)
             }

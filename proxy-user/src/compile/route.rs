@@ -22,6 +22,7 @@ use super::http_policy::{
     compile_cors, compile_fault, compile_retry, mirror_share, mirrors_share, timeout,
 };
 use super::matcher::{applies_statically, compile_match, uri_kind};
+use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
 use super::template::literal;
@@ -32,6 +33,8 @@ use super::virtual_service::{HttpRule, MatchElement, MeshRules, destinations_of}
 pub(crate) struct Router<'a, 'r> {
     /// Destinations become clusters here.
     pub(crate) clusters: &'a mut ClusterTable<'r>,
+    /// Where services are looked up.
+    pub(crate) registry: &'r Registry,
     /// What was found wrong.
     pub(crate) problems: &'a mut Problems,
     hosts: HashMap<HostKey, Option<Arc<VirtualHost>>>,
@@ -71,9 +74,14 @@ impl From<&ClusterRef> for ClusterIdentity {
 
 impl<'a, 'r> Router<'a, 'r> {
     /// A router that has compiled nothing yet.
-    pub(crate) fn new(clusters: &'a mut ClusterTable<'r>, problems: &'a mut Problems) -> Self {
+    pub(crate) fn new(
+        clusters: &'a mut ClusterTable<'r>,
+        registry: &'r Registry,
+        problems: &'a mut Problems,
+    ) -> Self {
         Self {
             clusters,
+            registry,
             problems,
             hosts: HashMap::new(),
             default_retry: Arc::new(RetryPolicy::default()),

@@ -1,15 +1,18 @@
-//! Scopes: this node's pods, grouped by what they may see. Start at [`Scopes`].
+//! Scopes: this node's pods, grouped by what they may see. Start at [`Scopes::build`].
 //!
 //! Pods of one namespace whose relevant labels and Sidecar are equal share one
 //! [`ClientView`]; relevant are labels that some selector asks for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, ObjectSet};
+use crate::finding::{Finding, Severity};
+use crate::settings::CompileSettings;
 
+use super::registry::workload::node_of;
 use super::registry::{Labels, Service};
-use super::sidecar::SidecarView;
+use super::sidecar::{SidecarIndex, SidecarView};
 
 /// A group of client pods with one view of the mesh.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +21,7 @@ pub(crate) struct ClientView {
     pub(crate) key: Arc<str>,
     /// Namespace of the pods; empty for [`Self::shared`].
     pub(crate) namespace: Arc<str>,
-    /// Their labels, as far as any selector asks for them.
+    /// Their labels, as far as a VirtualService or DestinationRule asks for them.
     pub(crate) labels: Labels,
     /// The Sidecar that applies, if any.
     pub(crate) sidecar: Option<Arc<SidecarView>>,
@@ -44,6 +47,14 @@ impl ClientView {
         }
     }
 
+    /// Whether the Sidecar, if any, imports this port of `service`.
+    pub(crate) fn imports_port(&self, service: &Service, port: u16) -> bool {
+        match &self.sidecar {
+            Some(sidecar) => sidecar.imports_port(&self.namespace, service, port),
+            None => true,
+        }
+    }
+
     /// Whether the Sidecar, if any, imports a VirtualService of `namespace` with
     /// these hosts (expanded, lower case).
     pub(crate) fn imports_virtual_service<'a, I>(&self, namespace: &str, hosts: I) -> bool
@@ -56,8 +67,8 @@ impl ClientView {
         }
     }
 
-    /// Whether all of `selector` are among the labels. Only for selectors whose
-    /// keys were among those handed to [`Scopes`].
+    /// Whether all of `selector` are among the labels. Only for selectors of
+    /// VirtualServices (`sourceLabels`) and DestinationRules: other labels are not kept.
     pub(crate) fn has_labels(&self, selector: &BTreeMap<String, String>) -> bool {
         is_subset(selector, &self.labels)
     }
@@ -77,4 +88,118 @@ pub(crate) struct Scopes {
     pub(crate) clients: Vec<Arc<ClientView>>,
     /// Index of each pod's group.
     pub(crate) by_pod: HashMap<ObjectKey, usize>,
+}
+
+impl Scopes {
+    /// Groups the pods of this node. Conflicts of Sidecars are findings.
+    pub(crate) fn build(
+        objects: &ObjectSet,
+        settings: &CompileSettings,
+        findings: &mut Vec<Finding>,
+    ) -> Self {
+        let sidecars = SidecarIndex::build(objects, settings, findings);
+        let asked = labels_asked_for(objects);
+        let mut pods_by_key: BTreeMap<String, (ClientView, Vec<&ObjectKey>)> = BTreeMap::new();
+        let mut conflicts = BTreeSet::new();
+        for (key, pod) in &objects.pods {
+            if node_of(pod, &settings.node) != settings.node {
+                continue;
+            }
+            let (namespace, labels) = (pod.meta.namespace.as_str(), &pod.meta.labels);
+            if let [first, later @ ..] = sidecars.selecting(namespace, labels).as_slice() {
+                let pairs = later
+                    .iter()
+                    .map(|later| (Arc::clone(first), Arc::clone(later)));
+                for (first, later) in pairs {
+                    let place = (later.name.clone(), first.name.clone());
+                    if conflicts.insert(place) {
+                        findings.push(sidecar_conflict(&first, &later, key));
+                    }
+                }
+            }
+            let client = client_of(settings, &sidecars, namespace, labels, &asked);
+            let group = pods_by_key.entry(client.key.to_string());
+            group.or_insert_with(|| (client, Vec::new())).1.push(key);
+        }
+        let mut scopes = Self::default();
+        for (client, pods) in pods_by_key.into_values() {
+            let index = scopes.clients.len();
+            scopes.clients.push(Arc::new(client));
+            scopes
+                .by_pod
+                .extend(pods.into_iter().map(|pod| (pod.clone(), index)));
+        }
+        scopes
+    }
+}
+
+fn sidecar_conflict(first: &SidecarView, later: &SidecarView, pod: &ObjectKey) -> Finding {
+    let message = format!(
+        "also selects Pod {pod}, which Sidecar {} selects; the older one is used there",
+        first.name
+    );
+    Finding::new(Severity::Error, "sidecar-conflict", message)
+        .with_object(later.provenance.object.clone())
+        .with_origin(later.provenance.origin.clone())
+        .with_field("workloadSelector")
+}
+
+/// Name and value of all labels that VirtualServices and DestinationRules ask clients for.
+fn labels_asked_for(objects: &ObjectSet) -> HashSet<(&str, &str)> {
+    let mut asked = HashSet::new();
+    for object in objects.virtual_services.values() {
+        let http = object.spec.http.iter().flat_map(|route| &route.matches);
+        let tls = object.spec.tls.iter().flat_map(|route| &route.matches);
+        let tcp = object.spec.tcp.iter().flat_map(|route| &route.matches);
+        let selectors = (http.map(|m| &m.source_labels))
+            .chain(tls.map(|m| &m.source_labels))
+            .chain(tcp.map(|m| &m.source_labels));
+        asked.extend(selectors.flatten().map(pair));
+    }
+    for object in objects.destination_rules.values() {
+        let selector = object.spec.workload_selector.iter();
+        asked.extend(
+            selector
+                .flat_map(|selector| &selector.match_labels)
+                .map(pair),
+        );
+    }
+    asked
+}
+
+fn pair<'a>((name, value): (&'a String, &'a String)) -> (&'a str, &'a str) {
+    (name, value)
+}
+
+fn client_of(
+    settings: &CompileSettings,
+    sidecars: &SidecarIndex,
+    namespace: &str,
+    labels: &Labels,
+    asked: &HashSet<(&str, &str)>,
+) -> ClientView {
+    let relevant: Labels = labels
+        .iter()
+        .filter(|(name, value)| asked.contains(&(name.as_str(), value.as_str())))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let sidecar = sidecars.find(namespace, labels).cloned();
+    let mut key = namespace.to_owned();
+    if !relevant.is_empty() {
+        let texts: Vec<String> = relevant.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        key.push_str(&format!("{{{}}}", texts.join(",")));
+    }
+    if let Some(sidecar) = &sidecar {
+        key.push_str(&format!(" by {}", sidecar.name));
+    }
+    ClientView {
+        key: Arc::from(key),
+        namespace: Arc::from(namespace),
+        labels: relevant,
+        is_registry_only: sidecar
+            .as_ref()
+            .and_then(|sidecar| sidecar.is_registry_only)
+            .unwrap_or(settings.mesh.is_registry_only),
+        sidecar,
+    }
 }

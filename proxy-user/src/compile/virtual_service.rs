@@ -204,6 +204,32 @@ impl VirtualServices {
             .find_map(|star| self.first_visible(client, self.wildcards.get(star.as_str())))
     }
 
+    /// Of the VirtualServices that have the very host `name`, the one that has it for `client`.
+    pub(crate) fn owner_of(&self, client: &ClientView, name: &str) -> Option<&Arc<MeshRules>> {
+        let map = if host::is_wildcarded(name) {
+            &self.wildcards
+        } else {
+            &self.exact
+        };
+        self.first_visible(client, map.get(name))
+    }
+
+    /// Wildcard hosts that cover `name` and that some VirtualService has.
+    pub(crate) fn wildcards_over<'s>(
+        &'s self,
+        name: &'s str,
+    ) -> impl Iterator<Item = Arc<str>> + 's {
+        let partial = self
+            .partial
+            .iter()
+            .filter(|star| host::is_subset_of(name, star));
+        let dotted = host::covering_wildcards(name).filter_map(|star| {
+            let (known, _) = self.wildcards.get_key_value(star.as_str())?;
+            Some(Arc::clone(known))
+        });
+        dotted.chain(partial.cloned())
+    }
+
     fn first_visible(
         &self,
         client: &ClientView,

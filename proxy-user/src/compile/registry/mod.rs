@@ -4,16 +4,25 @@
 //! EndpointSlices, ServiceEntry endpoints, WorkloadEntries and Pods. Who sees
 //! which service is asked by [`Registry::find`] and [`Registry::visible`].
 
+mod build;
+mod kubernetes;
+pub(crate) mod protocol;
+mod service_entry;
+#[cfg(test)]
+mod tests;
+pub(super) mod workload;
+
+pub(super) use build::in_namespace;
+
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::api::Timestamp;
-use crate::snapshot::endpoints::Health;
+use crate::api::{ObjectKey, Timestamp};
 use crate::snapshot::listeners::Protocol;
-use crate::snapshot::{Provenance, Workload};
+use crate::snapshot::{Endpoint, Provenance, Workload};
 
 use super::scope::ClientView;
 use super::visibility::ExportTo;
@@ -30,6 +39,8 @@ pub(crate) struct Registry {
     by_host: HashMap<Arc<str>, Vec<usize>>,
     /// ExternalName services by their own host.
     pub(crate) aliases: HashMap<Arc<str>, Arc<Alias>>,
+    /// Identity of every pod.
+    pub(crate) pods: HashMap<ObjectKey, Arc<Workload>>,
     /// Who is at an address.
     pub(crate) workloads: HashMap<IpAddr, Arc<Workload>>,
 }
@@ -65,8 +76,8 @@ pub(crate) struct Service {
     pub(crate) aliases: Vec<Arc<Alias>>,
     /// Labels of the object.
     pub(crate) labels: Labels,
-    /// Endpoints of each port, by index of `ports`.
-    pub(crate) endpoints: Vec<Vec<ServiceEndpoint>>,
+    /// Endpoints of each port, by index of `ports`, in address order; terminating ones are not listed.
+    pub(crate) endpoints: Vec<Vec<Endpoint>>,
     /// The object.
     pub(crate) provenance: Provenance,
 }
@@ -133,21 +144,6 @@ pub(crate) struct Alias {
     pub(crate) export_to: ExportTo,
     /// The object.
     pub(crate) provenance: Provenance,
-}
-
-/// One endpoint of one port, before subsets.
-#[derive(Debug, Clone)]
-pub(crate) struct ServiceEndpoint {
-    /// Where to connect.
-    pub(crate) address: SocketAddr,
-    /// At least 1.
-    pub(crate) weight: u32,
-    /// Ready or not; terminating ones are not listed.
-    pub(crate) health: Health,
-    /// Who is there.
-    pub(crate) workload: Arc<Workload>,
-    /// What subsets select by: the workload's labels and its place.
-    pub(crate) labels: Arc<Labels>,
 }
 
 impl Service {
@@ -244,7 +240,7 @@ impl Registry {
                 let is_foreign = service.namespace != client.namespace;
                 let is_entry = service.kind == ServiceKind::ServiceEntry;
                 // `min_by_key` keeps the first of equals: the oldest.
-                (is_foreign, is_foreign && is_entry)
+                (is_foreign, is_entry)
             })
     }
 }
