@@ -14,6 +14,7 @@ mod security;
 mod service_entry;
 mod set;
 mod sidecar;
+pub mod validate;
 mod virtual_service;
 mod workload;
 

@@ -137,6 +137,9 @@ pub struct ScopeView {
     pub cidrs: Vec<(IpNet, u16, Arc<Destination>)>,
     /// Any address on this port (Istio's `0.0.0.0_PORT` listeners).
     pub port_wide: HashMap<u16, Option<Arc<Destination>>>,
+    /// Tables of whole ports that stand in for those of the base's destinations; read
+    /// them by [`Self::route_table`].
+    pub port_tables: HashMap<u16, Arc<RouteTable>>,
     /// Looked up for what this scope does not name.
     pub base: Option<Arc<ScopeView>>,
     /// REGISTRY_ONLY: what nobody names is refused.
@@ -169,6 +172,15 @@ impl ScopeView {
             Some(found) => Found::PortWide(found),
             None => Found::Unknown,
         }
+    }
+
+    /// The route table for HTTP on `destination`, as this scope sees it: destinations are
+    /// shared between scopes, the table of their port may be the scope's own.
+    #[must_use]
+    pub fn route_table<'a>(&'a self, destination: &'a Destination) -> Option<&'a Arc<RouteTable>> {
+        let shared = destination.http.as_ref()?;
+        let own = self.port_tables.get(&destination.port);
+        Some(own.filter(|own| own.name == shared.name).unwrap_or(shared))
     }
 
     fn find_exact(&self, ip: IpAddr, port: u16) -> Option<&Arc<Destination>> {
