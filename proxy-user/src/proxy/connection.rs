@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::context::{ConnectionFacts, PodContext};
+use super::http;
 use super::pod::Place;
 use super::sniff::{self, Outcome, Sniffed};
 use super::stream::PrefixedStream;
@@ -68,9 +69,7 @@ pub(super) async fn serve(
                 start,
             };
             place.note(|view| view.protocol = if is_http2 { "http2" } else { "http" });
-            // HTTP is served once `proxy/http` is in; refused until then.
-            tracing::debug!(?facts, "refused");
-            tcp::refuse(client.into_parts().1);
+            http::serve(client, facts, pod).await;
         }
         (Decision::Http { .. }, Standing::Unknown { .. }) => {}
         (Decision::Relay(target, server_name), _) => {

@@ -6,8 +6,10 @@
 
 mod connection;
 mod context;
+pub(crate) mod http;
 mod live;
 mod pod;
+pub(crate) mod policy;
 mod relay;
 pub mod sniff;
 mod stream;
