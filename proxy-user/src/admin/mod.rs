@@ -7,6 +7,7 @@
 mod describe;
 pub mod node;
 mod respond;
+mod route_views;
 pub mod server;
 #[cfg(test)]
 mod tests;
