@@ -10,6 +10,8 @@ mod respond;
 mod route_views;
 pub mod server;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 pub mod view;
 mod walk;
