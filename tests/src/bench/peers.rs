@@ -127,6 +127,9 @@ impl Stage {
         }
         let server_pod = lab.add_pod(PodSpec::new("default", "server").label("version", "v1"))?;
         let client = lab.add_pod(PodSpec::new("default", "client"))?;
+        // A connection for each request uses up the default range within a second.
+        let widen = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
+        client.run(&["sh", "-c", widen])?.ok()?;
         lab.write_config("rules.yaml", RULES)?;
         let config = server_config(lab.dir());
         let server = start(
