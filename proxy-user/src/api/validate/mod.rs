@@ -4,6 +4,21 @@
 //! Start at [`check`]. The rules are Istio's admission rules
 //! (pkg/config/validation in istio/istio, and the markers of its CRDs).
 
+mod blocks;
+mod destination_rule;
+mod envoy_filter;
+mod gateway;
+mod http_match;
+mod http_policy;
+mod http_route;
+mod load_balancer;
+mod names;
+mod service_entry;
+mod sidecar;
+mod unreachable;
+mod virtual_service;
+mod workload;
+
 use super::{
     AuthorizationPolicy, ConfigMap, EndpointSlice, Namespace, Node, Object, PeerAuthentication,
     Pod, RequestAuthentication, Resource, Secret, Service,
@@ -25,9 +40,24 @@ pub fn check<S: Validate>(object: &Object<S>) -> Checked {
         object,
         checked: Checked::default(),
     };
+    report.annotations();
     S::validate(&object.spec, &mut report);
     report.checked
 }
+
+/// Annotations that are none of a user's business on Istio's networking kinds.
+const FORBIDDEN_ANNOTATIONS: [(&str, &str); 4] = [
+    ("istio.io/dry-run", "works for AuthorizationPolicies only"),
+    (
+        "internal.istio.io/webhook-always-reject",
+        "asks for the object to be refused",
+    ),
+    ("internal.istio.io/parents", "is set by controllers only"),
+    (
+        "internal.istio.io/parent-namespace",
+        "is set by controllers only",
+    ),
+];
 
 /// A kind that can be checked by itself.
 pub trait Validate: Resource {
@@ -43,6 +73,22 @@ pub struct Report<'a, S: Resource> {
 }
 
 impl<S: Resource> Report<'_, S> {
+    fn annotations(&mut self) {
+        if S::KIND.group_versions().0 != "networking.istio.io" {
+            return;
+        }
+        for (annotation, reason) in FORBIDDEN_ANNOTATIONS {
+            if self.object.meta.annotations.contains_key(annotation) {
+                let field = format!("metadata.annotations.{annotation}");
+                self.error(
+                    &field,
+                    "annotation",
+                    format!("not allowed here: it {reason}"),
+                );
+            }
+        }
+    }
+
     /// Something for which the object is refused.
     pub fn error(&mut self, field: &str, code: &'static str, message: impl Into<String>) {
         self.checked.is_refused = true;
@@ -81,14 +127,4 @@ nothing_to_check!(
     Node,
     Secret,
     ConfigMap
-);
-nothing_to_check!(
-    super::VirtualService,
-    super::DestinationRule,
-    super::ServiceEntry,
-    super::WorkloadEntry,
-    super::WorkloadGroup,
-    super::Gateway,
-    super::Sidecar,
-    super::EnvoyFilter
 );
