@@ -220,6 +220,14 @@ pub(super) fn http_match(element: &HttpMatch) -> String {
             header.is_negated,
         ));
     }
+    for header in &element.pseudo_headers {
+        parts.push(condition(
+            "header",
+            header.name.as_str(),
+            header.value.as_ref(),
+            header.is_negated,
+        ));
+    }
     for param in &element.query_params {
         parts.push(condition("query", &param.name, param.value.as_ref(), false));
     }

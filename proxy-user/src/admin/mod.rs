@@ -8,8 +8,11 @@ mod describe;
 pub mod node;
 mod respond;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod view;
 mod walk;
 
 pub use node::Node;
 pub use server::{ServerAddresses, Servers};
+pub use walk::finding as finding_view;

@@ -123,7 +123,7 @@ fn clusters_of<'a>(
     for destinations in l4 {
         refs.extend(destinations.iter().map(|destination| &destination.cluster));
     }
-    if let Some(table) = table_of(scope, destination) {
+    if let Some(table) = scope.route_table(destination) {
         let hosts: Vec<&Arc<VirtualHost>> = match &destination.service {
             Some(service) => table.find(service).into_iter().collect(),
             None => virtual_hosts(table)
@@ -145,13 +145,6 @@ fn clusters_of<'a>(
             ClusterRef::Missing(_) | ClusterRef::NotHonoured(_) => None,
         })
         .collect()
-}
-
-fn table_of<'a>(
-    _scope: &'a ScopeView,
-    destination: &'a Destination,
-) -> Option<&'a Arc<RouteTable>> {
-    destination.http.as_ref()
 }
 
 /// All endpoints, cluster by cluster.
@@ -293,7 +286,7 @@ pub(super) fn routes(snapshot: &Snapshot) -> Vec<RouteView> {
             let Some(destination) = destination else {
                 continue;
             };
-            let mut table = table_of(scope, destination);
+            let mut table = scope.route_table(destination);
             while let Some(next) = table {
                 if !seen_tables.insert(Arc::as_ptr(next)) {
                     break;
@@ -440,7 +433,7 @@ pub(super) fn pods(snapshot: &Snapshot, states: &HashMap<PodUid, PodState>) -> V
 }
 
 /// A finding for JSON.
-pub(super) fn finding(finding: &Finding) -> FindingView {
+pub fn finding(finding: &Finding) -> FindingView {
     let object = finding.object.as_ref();
     let origin = finding.origin.as_ref();
     FindingView {
