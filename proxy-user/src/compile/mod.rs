@@ -5,27 +5,42 @@
 //!
 //! The order of work: `registry` (services and endpoints), `destination_rule` (which
 //! DestinationRule is whose), `scope` (pods with one view), `cluster` (what a
-//! destination is, on demand), `pod` (who is captured).
+//! destination is, on demand), `virtual_service` (rules with full names), `listener`
+//! (what stands at which address, for each scope), `pod` (who is captured).
 
 mod action;
+mod address;
+mod affected;
+mod claims;
 mod cluster;
+mod delegate;
 mod destination_rule;
 mod diagnostics;
+mod facet;
 mod header_ops;
 mod host;
 mod http_policy;
+mod kernel_view;
+mod l4_route;
+mod listener;
 mod matcher;
+mod path_plan;
 mod pod;
 mod policy;
 mod regex;
 mod registry;
+mod route;
+mod route_check;
 mod rule;
+mod rule_reader;
 mod scope;
 mod security;
 mod sidecar;
 mod template;
 #[cfg(test)]
 mod testing;
+mod virtual_host;
+mod virtual_service;
 mod visibility;
 
 use std::sync::Arc;
@@ -40,7 +55,9 @@ use cluster::ClusterTable;
 use destination_rule::RuleIndex;
 use pod::PodContext;
 use registry::{Registry, Service};
+use rule::Problems;
 use scope::Scopes;
+use virtual_service::VirtualServices;
 
 /// What the objects amount to.
 #[derive(Debug, Default)]
@@ -61,7 +78,19 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let scopes = Scopes::build(objects, settings, &mut findings);
     let unenforced = security::find_unenforced(objects, settings, &mut findings);
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
-    let clusters = ClusterTable::new(&registry, &rules, settings);
+    let mut clusters = ClusterTable::new(&registry, &rules, settings);
+    let mut problems = Problems::default();
+    let virtual_services = VirtualServices::new(objects, &settings.mesh, &mut problems);
+    let listeners = listener::build(
+        &registry,
+        &virtual_services,
+        &scopes.clients,
+        &settings.mesh,
+        &mut clusters,
+        &mut problems,
+    );
+    route_check::check(&virtual_services, &registry, &clusters, &mut problems);
+    findings.extend(problems.into_findings());
     let context = PodContext {
         objects,
         settings,
@@ -80,6 +109,8 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
             .collect(),
         clusters: clusters.into_clusters(),
         workloads: registry.workloads,
+        scopes: listeners.scopes,
+        kernel: listeners.kernel,
         ..Snapshot::default()
     };
     findings.sort();
