@@ -10,7 +10,8 @@ use std::{
 };
 
 fn main() -> Result<(), Error> {
-    let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| Error::other("cargo sets OUT_DIR"))?);
+    let out_dir =
+        PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| Error::other("cargo sets OUT_DIR"))?);
     println!("cargo::rerun-if-changed=build.rs");
     let embedded = out_dir.join("mizzen-ebpf");
     let Some(directory) = object_dir(&out_dir) else {
@@ -21,7 +22,11 @@ fn main() -> Result<(), Error> {
     fs::create_dir_all(&directory)?;
     println!("cargo::rerun-if-changed={}", directory.display());
     let object = directory.join("mizzen-ebpf");
-    let bytes = if object.exists() { fs::read(object)? } else { Vec::new() };
+    let bytes = if object.exists() {
+        fs::read(object)?
+    } else {
+        Vec::new()
+    };
     fs::write(embedded, bytes)
 }
 

@@ -150,6 +150,12 @@ impl<'a> ClusterTable<'a> {
         self.find(client, host, port, subset).err()
     }
 
+    /// Whether some DestinationRule applies to `host` for `client`.
+    pub(crate) fn has_rule(&self, client: &ClientView, host: &str) -> bool {
+        let service = self.registry.find(client, host);
+        service.is_some_and(|service| self.rules.find(client, service).is_some())
+    }
+
     /// Whether `client` gets the same clusters for `service` as the shared client
     /// ([`ClientView::shared`]), provided that both see this definition of it.
     pub(crate) fn is_shared(&self, client: &ClientView, service: &Service) -> bool {

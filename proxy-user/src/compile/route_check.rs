@@ -82,7 +82,9 @@ impl Checker<'_> {
 
     fn check_destination(&mut self, destination: &Destination, place: &Place) {
         let name = destination.host.as_str();
-        if host::looks_like_service_and_namespace(name) && self.registry.find(&self.client, name).is_none() {
+        if host::looks_like_service_and_namespace(name)
+            && self.registry.find(&self.client, name).is_none()
+        {
             self.problems.warning(
                 "dotted-host",
                 &place.field("host"),
@@ -96,7 +98,12 @@ impl Checker<'_> {
             (Some(selector), _) => u16::try_from(selector.number).unwrap_or_default(),
             // Which port is dialled decides; any that the service has will do here.
             (None, Some(service)) => service.ports.first().map_or(0, |port| port.number),
-            (None, None) => 0,
+            (None, None) => {
+                let alias = self.registry.aliases.get(name);
+                alias
+                    .and_then(|alias| alias.ports.first().copied())
+                    .unwrap_or_default()
+            }
         };
         if let Some(problem) = self
             .clusters
@@ -113,16 +120,18 @@ impl Checker<'_> {
             // What was not given may exist elsewhere.
             ClusterProblem::UnknownHost { .. } => {
                 let place = place.field("host");
-                self.problems.warning("unknown-host", &place, problem.to_string());
+                self.problems
+                    .warning("unknown-host", &place, problem.to_string());
             }
             ClusterProblem::UnknownPort { .. } => {
                 let place = place.field("port");
-                self.problems.error("unknown-port", &place, problem.to_string());
+                self.problems
+                    .error("unknown-port", &place, problem.to_string());
             }
             ClusterProblem::UnknownSubset { .. } => {
                 let place = place.field("subset");
                 let message = problem.to_string();
-                if self.clusters.has_subsets(&self.client, &destination.host) {
+                if self.clusters.has_rule(&self.client, &destination.host) {
                     self.problems.error("unknown-subset", &place, message);
                 } else {
                     self.problems.warning("unknown-subset", &place, message);
@@ -133,12 +142,19 @@ impl Checker<'_> {
 
     /// A destination without port takes the dialled one, which the service may not have.
     fn check_unnamed_port(&mut self, port_count: usize, destination: &Destination, place: &Place) {
-        let governs_itself = self.rules.hosts.iter().any(|host| **host == *destination.host);
+        let governs_itself = self
+            .rules
+            .hosts
+            .iter()
+            .any(|host| **host == *destination.host);
         if port_count > 1 && !governs_itself {
             self.problems.error(
                 "port-required",
                 place,
-                format!("{} has several ports; without port.number the dialled port is taken, name one", destination.host),
+                format!(
+                    "{} has several ports; without port.number the dialled port is taken, name one",
+                    destination.host
+                ),
             );
             return;
         }

@@ -84,7 +84,9 @@ impl<'a> Types<'a> {
                 _ => 0,
             };
             if kind == KIND_STRUCT || kind == KIND_UNION {
-                parsed.members.insert(id, types.get(data_at..data_at + data_len)?);
+                parsed
+                    .members
+                    .insert(id, types.get(data_at..data_at + data_len)?);
                 parsed.has_bitfields.insert(id, info >> 31 == 1);
                 if kind == KIND_STRUCT && name != 0 {
                     parsed.structures.entry(parsed.string(name)?).or_insert(id);
@@ -112,7 +114,11 @@ impl<'a> Types<'a> {
         for member in self.members.get(&id)?.chunks_exact(12) {
             let (name, of_type, offset) = (word(member, 0)?, word(member, 4)?, word(member, 8)?);
             // With bit-fields the upper byte holds their width.
-            let bits = if has_bitfields { offset & 0x00ff_ffff } else { offset };
+            let bits = if has_bitfields {
+                offset & 0x00ff_ffff
+            } else {
+                offset
+            };
             if name != 0 {
                 if self.string(name)? == field {
                     return Some(bits / 8);
@@ -138,15 +144,26 @@ mod tests {
             return;
         }
         let offsets = kernel_offsets();
-        assert!(offsets.sk_ack_backlog > 0 && offsets.sk_ack_backlog < 1024, "{offsets:?}");
-        assert_eq!(offsets.sk_max_ack_backlog, offsets.sk_ack_backlog + 4, "{offsets:?}");
-        assert!(offsets.bytes_acked > 0 && offsets.bytes_received > 0 && offsets.sk_flags > 0, "{offsets:?}");
+        assert!(
+            offsets.sk_ack_backlog > 0 && offsets.sk_ack_backlog < 1024,
+            "{offsets:?}"
+        );
+        assert_eq!(
+            offsets.sk_max_ack_backlog,
+            offsets.sk_ack_backlog + 4,
+            "{offsets:?}"
+        );
+        assert!(
+            offsets.bytes_acked > 0 && offsets.bytes_received > 0 && offsets.sk_flags > 0,
+            "{offsets:?}"
+        );
     }
 
     #[test]
     fn broken_type_information_is_no_panic() {
         for bytes in [&b""[..], &[0; 7], &[0xff; 64], &[0; 24]] {
-            let found = Types::parse(bytes).and_then(|types| types.field_offset("sock", "sk_flags"));
+            let found =
+                Types::parse(bytes).and_then(|types| types.field_offset("sock", "sk_flags"));
             assert_eq!(found, None);
         }
     }

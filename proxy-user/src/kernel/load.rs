@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
-    include_bytes_aligned,
+    Btf, Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, SkStorage, SockHash},
     programs::{CgroupSockAddr, Iter, SockOps},
 };
@@ -67,11 +66,15 @@ pub(super) fn load(maps_dir: &Path) -> Result<Loaded, KernelError> {
     let kernel_types = Btf::from_sys_fs().map_err(|error| KernelError::Load(error.to_string()))?;
     let offsets = btf::kernel_offsets();
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&kernel_types)).override_global(OFFSETS, &offsets, true);
+    loader
+        .btf(Some(&kernel_types))
+        .override_global(OFFSETS, &offsets, true);
     for name in PINNED {
         loader.map_pin_path(name, maps_dir.join(name));
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(with_causes(&error)))?;
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| KernelError::Load(with_causes(&error)))?;
     load_programs(&mut ebpf, &kernel_types)?;
     let maps = Maps::take(&mut ebpf)?;
     Ok(Loaded { ebpf, maps })
@@ -81,14 +84,18 @@ fn load_programs(ebpf: &mut Ebpf, kernel_types: &Btf) -> Result<(), KernelError>
     for name in PROGRAMS.iter().chain([&LIVE_ITERATOR]) {
         let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
         let loaded = if *name == LIVE_ITERATOR {
-            <&mut Iter>::try_from(program).and_then(|program| program.load("bpf_sk_storage_map", kernel_types))
+            <&mut Iter>::try_from(program)
+                .and_then(|program| program.load("bpf_sk_storage_map", kernel_types))
         } else if *name == "mizzen_sock_ops" {
             <&mut SockOps>::try_from(program).and_then(SockOps::load)
         } else {
             <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load)
         };
         // The message ends with the verifier's log.
-        loaded.map_err(|error| KernelError::Verifier { program: name, log: with_causes(&error) })?;
+        loaded.map_err(|error| KernelError::Verifier {
+            program: name,
+            log: with_causes(&error),
+        })?;
     }
     Ok(())
 }
@@ -129,28 +136,44 @@ where
     T: TryFrom<Map>,
     T::Error: std::fmt::Display,
 {
-    T::try_from(take(ebpf, name)?).map_err(|error| KernelError::MapType { name, error: error.to_string() })
+    T::try_from(take(ebpf, name)?).map_err(|error| KernelError::MapType {
+        name,
+        error: error.to_string(),
+    })
 }
 
 fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
     match take(ebpf, name)? {
         Map::Array(data) | Map::HashMap(data) | Map::SkStorage(data) => Ok(data),
-        other => Err(KernelError::MapType { name, error: format!("unexpected kind {other:?}") }),
+        other => Err(KernelError::MapType {
+            name,
+            error: format!("unexpected kind {other:?}"),
+        }),
     }
 }
 
 /// The sizes are checked by a typed view, then the bare map is kept for raw calls.
 fn storage(ebpf: &mut Ebpf) -> Result<MapData, KernelError> {
-    let map = ebpf.map(map::SK_STORAGE).ok_or(KernelError::NoMap(map::SK_STORAGE))?;
-    SkStorage::<_, SocketState>::try_from(map)
-        .map_err(|error| KernelError::MapType { name: map::SK_STORAGE, error: error.to_string() })?;
+    let map = ebpf
+        .map(map::SK_STORAGE)
+        .ok_or(KernelError::NoMap(map::SK_STORAGE))?;
+    SkStorage::<_, SocketState>::try_from(map).map_err(|error| KernelError::MapType {
+        name: map::SK_STORAGE,
+        error: error.to_string(),
+    })?;
     data(ebpf, map::SK_STORAGE)
 }
 
 fn original_dsts(ebpf: &mut Ebpf) -> Result<MapData, KernelError> {
-    let map = ebpf.map(map::ORIGINAL_DSTS).ok_or(KernelError::NoMap(map::ORIGINAL_DSTS))?;
-    HashMap::<_, OriginalDstKey, OriginalDstValue>::try_from(map)
-        .map_err(|error| KernelError::MapType { name: map::ORIGINAL_DSTS, error: error.to_string() })?;
+    let map = ebpf
+        .map(map::ORIGINAL_DSTS)
+        .ok_or(KernelError::NoMap(map::ORIGINAL_DSTS))?;
+    HashMap::<_, OriginalDstKey, OriginalDstValue>::try_from(map).map_err(|error| {
+        KernelError::MapType {
+            name: map::ORIGINAL_DSTS,
+            error: error.to_string(),
+        }
+    })?;
     data(ebpf, map::ORIGINAL_DSTS)
 }
 

@@ -1,6 +1,6 @@
 //! kernel
-pub mod load;
 mod btf;
+pub mod load;
 mod sys;
 /// errors
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +14,9 @@ pub enum KernelError {
     #[error("no map {0}")]
     NoMap(&'static str),
     #[error("map {name} {error}")]
-    MapType{name:&'static str,error:String},
+    MapType { name: &'static str, error: String },
     #[error("{program}: {log}")]
-    Verifier{program:&'static str, log:String},
+    Verifier { program: &'static str, log: String },
 }
 #[cfg(test)]
 mod tests {
@@ -24,6 +24,12 @@ mod tests {
     fn loads() {
         std::fs::create_dir_all("/sys/fs/bpf/mzebpf-t").expect("dir");
         let r = super::load::load(std::path::Path::new("/sys/fs/bpf/mzebpf-t"));
-        if let Err(e) = r { let t=e.to_string(); let n=t.len(); println!("{}", &t[..n.min(600)]); println!("....{}", &t[n.saturating_sub(3500)..]); panic!("load") }
+        if let Err(e) = r {
+            let t = e.to_string();
+            let n = t.len();
+            println!("{}", &t[..n.min(600)]);
+            println!("....{}", &t[n.saturating_sub(3500)..]);
+            panic!("load")
+        }
     }
 }

@@ -50,7 +50,12 @@ unsafe fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<
     // SAFETY: the attributes are larger than any that these commands read; pointers are the
     // caller's promise.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, &raw mut attributes.0, size_of::<Attributes>() as libc::c_long)
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            &raw mut attributes.0,
+            size_of::<Attributes>() as libc::c_long,
+        )
     };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -60,7 +65,8 @@ unsafe fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<
 
 /// Swaps the program behind `link` in one step (Linux 5.7).
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attributes = Attributes::new(&[fd_word(link.as_raw_fd()), fd_word(program.as_raw_fd())]);
+    let mut attributes =
+        Attributes::new(&[fd_word(link.as_raw_fd()), fd_word(program.as_raw_fd())]);
     // SAFETY: this command reads no pointer.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(drop)
 }
@@ -70,7 +76,12 @@ pub(super) fn link_cgroup_id(link: BorrowedFd<'_>) -> io::Result<u64> {
     // `struct bpf_link_info`: type, id, prog_id, padding, then the cgroup's id and attach type.
     let mut info = [0u64; 16];
     let [low, high] = pointer(info.as_mut_ptr());
-    let mut attributes = Attributes::new(&[fd_word(link.as_raw_fd()), size_of_val(&info) as u32, low, high]);
+    let mut attributes = Attributes::new(&[
+        fd_word(link.as_raw_fd()),
+        size_of_val(&info) as u32,
+        low,
+        high,
+    ]);
     // SAFETY: `info` is as long as said and lives until the call returns.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
     Ok(info[2])
@@ -81,7 +92,15 @@ pub(super) fn open_map_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) ->
     // `union bpf_iter_link_info` with its map's descriptor in front.
     let info = [fd_word(map.as_raw_fd()), 0, 0, 0];
     let [low, high] = pointer(info.as_ptr());
-    let words = [fd_word(program.as_raw_fd()), 0, BPF_TRACE_ITER, 0, low, high, size_of_val(&info) as u32];
+    let words = [
+        fd_word(program.as_raw_fd()),
+        0,
+        BPF_TRACE_ITER,
+        0,
+        low,
+        high,
+        size_of_val(&info) as u32,
+    ];
     // SAFETY: `info` is as long as said and lives until the call returns.
     let link = unsafe { bpf(BPF_LINK_CREATE, &mut Attributes::new(&words)) }?;
     // SAFETY: the call returned a descriptor that nobody else owns.
@@ -94,9 +113,15 @@ pub(super) fn open_map_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) ->
 }
 
 /// Takes one entry out of a hash map (Linux 5.14).
-pub(super) fn map_take<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+pub(super) fn map_take<K: Pod, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
     let mut value = V::default();
-    let ([key_low, key_high], [low, high]) = (pointer(&raw const *key), pointer((&raw mut value).cast_const()));
+    let ([key_low, key_high], [low, high]) = (
+        pointer(&raw const *key),
+        pointer((&raw mut value).cast_const()),
+    );
     let words = [fd_word(map.as_raw_fd()), 0, key_low, key_high, low, high];
     let mut attributes = Attributes::new(&words);
     // SAFETY: key and value are as large as the map's, whose types they are, and live until the
