@@ -23,4 +23,5 @@ mod shadow;
 mod strict;
 mod upgrade;
 
+pub(crate) use normalize::{PathRefusal, normalize};
 pub(crate) use serve::serve;
