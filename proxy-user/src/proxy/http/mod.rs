@@ -27,4 +27,5 @@ mod testing;
 mod tests;
 mod upgrade;
 
+pub(crate) use normalize::{PathRefusal, normalize};
 pub(crate) use serve::serve;
