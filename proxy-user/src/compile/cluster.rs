@@ -398,3 +398,7 @@ fn cluster_provenance(rule: &Rule, subset: Option<usize>, port: u16) -> Option<P
 pub(crate) fn cluster_name(port: u16, subset: &str, host: &str) -> Arc<str> {
     Arc::from(format!("outbound|{port}|{subset}|{host}"))
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

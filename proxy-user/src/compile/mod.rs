@@ -38,6 +38,8 @@ mod scope;
 mod security;
 mod sidecar;
 mod template;
+#[cfg(test)]
+mod testing;
 mod virtual_host;
 mod virtual_service;
 mod visibility;

@@ -257,3 +257,7 @@ fn ranges(
     }
     found
 }
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;

@@ -203,3 +203,7 @@ fn client_of(
         sidecar,
     }
 }
+
+#[cfg(test)]
+#[path = "scope_tests.rs"]
+mod tests;
