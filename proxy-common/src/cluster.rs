@@ -86,7 +86,7 @@ plain_bytes!(EndpointValue, 24);
 
 /// One destination of a split.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SplitEntry {
     /// Weights of this and all earlier entries together; unused entries repeat the total.
     pub weight_up_to: u32,

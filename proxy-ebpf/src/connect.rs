@@ -6,9 +6,10 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{bpf_sock, bpf_sock_tuple},
     helpers::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
-        bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_set_retval, bpf_setsockopt,
-        bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+        bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel,
+        bpf_set_retval, bpf_setsockopt, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_mptcp_sock,
+        bpf_skc_to_tcp_sock,
     },
     maps::lpm_trie::Key,
     programs::SockAddrContext,
@@ -57,7 +58,12 @@ pub(crate) fn run(ctx: &SockAddrContext, family: SocketFamily) -> i32 {
             // Only what a service is known for leaves a flow record.
             if decision.service_id != 0 {
                 let (addr, port) = facts.destination();
-                let dialled = EndpointValue { addr, port, reserved: 0, live_id: LIVE_NONE };
+                let dialled = EndpointValue {
+                    addr,
+                    port,
+                    reserved: 0,
+                    live_id: LIVE_NONE,
+                };
                 facts.remember(&decision, SocketState::PATH_PASS, dialled);
             } else {
                 facts.forget();
@@ -99,7 +105,9 @@ pub(crate) fn read_address(ctx: &SockAddrContext, family: SocketFamily) -> (Addr
     unsafe {
         let port = ptr::read_volatile(&raw const (*ctx.sock_addr).user_port) as u16;
         let addr = match family {
-            SocketFamily::V4 => Addr::from_v4_word(ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip4)),
+            SocketFamily::V4 => {
+                Addr::from_v4_word(ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip4))
+            }
             SocketFamily::V6 => Addr {
                 words: [
                     ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip6[0]),
@@ -119,7 +127,9 @@ pub(crate) fn write_address(ctx: &SockAddrContext, family: SocketFamily, addr: A
     // SAFETY: as in `read_address`; the verifier takes word stores to these fields.
     unsafe {
         match family {
-            SocketFamily::V4 => ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, addr.words[3]),
+            SocketFamily::V4 => {
+                ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, addr.words[3])
+            }
             SocketFamily::V6 => {
                 ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip6[0], addr.words[0]);
                 ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip6[1], addr.words[1]);
@@ -320,7 +330,12 @@ impl Tables for Connect<'_> {
         };
         let (dialled, _) = self.destination();
         let shown = pod.shown_addr(dialled.family());
-        let mut hash = 0x9e37_79b9_u32 ^ if shown == Addr::UNSPECIFIED { id.id as u32 } else { 0 };
+        let mut hash = 0x9e37_79b9_u32
+            ^ if shown == Addr::UNSPECIFIED {
+                id.id as u32
+            } else {
+                0
+            };
         for word in shown.words {
             // One round of MurmurHash3's 32-bit finalizer per word.
             hash ^= word;
@@ -404,8 +419,16 @@ impl Facts for Connect<'_> {
 
     #[inline(always)]
     fn exclusion(&self, key: ExclusionKey) -> u32 {
-        let bits = ExclusionKey::POD_BITS + if key.kind == ExclusionKey::PORT { 16 } else { 128 };
-        maps::EXCLUSIONS.get(Key::new(bits, key)).copied().unwrap_or(0)
+        let bits = ExclusionKey::POD_BITS
+            + if key.kind == ExclusionKey::PORT {
+                16
+            } else {
+                128
+            };
+        maps::EXCLUSIONS
+            .get(Key::new(bits, key))
+            .copied()
+            .unwrap_or(0)
     }
 
     #[inline(always)]
@@ -435,7 +458,10 @@ impl Facts for Connect<'_> {
     fn listener(&self, key: ListenerKey) -> Listener {
         // SAFETY: map and key are valid; the socket that comes back is released on every path.
         let listener = unsafe {
-            bpf_map_lookup_elem((&raw const maps::LISTENERS).cast_mut().cast::<c_void>(), (&raw const key).cast())
+            bpf_map_lookup_elem(
+                (&raw const maps::LISTENERS).cast_mut().cast::<c_void>(),
+                (&raw const key).cast(),
+            )
         };
         if listener.is_null() {
             return Listener::Gone;
@@ -443,7 +469,11 @@ impl Facts for Connect<'_> {
         let is_full = is_backlog_full(listener);
         // SAFETY: the lookup took a reference.
         unsafe { bpf_sk_release(listener) };
-        if is_full { Listener::Full } else { Listener::Ready }
+        if is_full {
+            Listener::Full
+        } else {
+            Listener::Ready
+        }
     }
 
     #[inline(always)]
@@ -508,7 +538,8 @@ impl Facts for Connect<'_> {
         };
         // SAFETY: context and tuple are valid; the socket that comes back is released.
         unsafe {
-            let found = bpf_skc_lookup_tcp(self.ctx.as_ptr(), &raw mut tuple, size, CURRENT_NETNS, 0);
+            let found =
+                bpf_skc_lookup_tcp(self.ctx.as_ptr(), &raw mut tuple, size, CURRENT_NETNS, 0);
             if found.is_null() {
                 return false;
             }
@@ -522,7 +553,11 @@ impl Facts for Connect<'_> {
     #[inline(always)]
     fn reserve_state(&self) -> bool {
         // SAFETY: as in `remember`.
-        unsafe { !maps::SK_STORAGE.get_or_insert_ptr_mut(self.ctx, None).is_null() }
+        unsafe {
+            !maps::SK_STORAGE
+                .get_or_insert_ptr_mut(self.ctx, None)
+                .is_null()
+        }
     }
 
     #[inline(always)]
@@ -545,9 +580,19 @@ fn is_backlog_full(listener: *mut c_void) -> bool {
     }
     let tcp = tcp.cast::<u8>();
     // SAFETY: the helper reads safely whatever the address is; offsets come from this kernel's BTF.
-    let queued = unsafe { bpf_probe_read_kernel(tcp.wrapping_add(offsets.sk_ack_backlog as usize).cast::<u32>()) };
+    let queued = unsafe {
+        bpf_probe_read_kernel(
+            tcp.wrapping_add(offsets.sk_ack_backlog as usize)
+                .cast::<u32>(),
+        )
+    };
     // SAFETY: as above.
-    let limit = unsafe { bpf_probe_read_kernel(tcp.wrapping_add(offsets.sk_max_ack_backlog as usize).cast::<u32>()) };
+    let limit = unsafe {
+        bpf_probe_read_kernel(
+            tcp.wrapping_add(offsets.sk_max_ack_backlog as usize)
+                .cast::<u32>(),
+        )
+    };
     match (queued, limit) {
         (Ok(queued), Ok(limit)) => queued as u64 * 4 >= limit as u64 * 3,
         _ => false,

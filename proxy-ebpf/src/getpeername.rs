@@ -38,6 +38,7 @@ pub(crate) fn show_name(ctx: &SockAddrContext, family: SocketFamily) {
 fn rewritten(ctx: &SockAddrContext) -> Option<&SocketState> {
     // SAFETY: the helper checks the socket; the value belongs to it and outlives the program.
     let state = unsafe { maps::SK_STORAGE.get_ptr_mut(ctx).as_ref() }?;
-    let is_rewritten = state.path == SocketState::PATH_PROXY || state.path == SocketState::PATH_KERNEL;
+    let is_rewritten =
+        state.path == SocketState::PATH_PROXY || state.path == SocketState::PATH_KERNEL;
     is_rewritten.then_some(state)
 }

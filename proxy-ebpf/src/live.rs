@@ -2,7 +2,9 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write, bpf_skc_to_tcp_sock};
+use aya_ebpf::helpers::{
+    bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write, bpf_skc_to_tcp_sock,
+};
 use proxy_common::{flow::LiveFlow, socket::SocketState};
 
 use crate::maps;
@@ -44,7 +46,8 @@ pub(crate) fn run(ctx: *const SkStorageContext) {
         let tcp = tcp.cast::<u8>();
         let read = |offset: u32| {
             // SAFETY: the helper reads safely whatever the address is.
-            unsafe { bpf_probe_read_kernel(tcp.wrapping_add(offset as usize).cast::<u64>()) }.unwrap_or(0)
+            unsafe { bpf_probe_read_kernel(tcp.wrapping_add(offset as usize).cast::<u64>()) }
+                .unwrap_or(0)
         };
         // The SYN counts as one.
         sent_bytes = read(offsets.bytes_acked).saturating_sub(1);
@@ -52,8 +55,19 @@ pub(crate) fn run(ctx: *const SkStorageContext) {
     }
     // SAFETY: the helper checks the socket.
     let socket_cookie = unsafe { bpf_get_socket_cookie(socket) };
-    let mut flow = LiveFlow { socket_cookie, sent_bytes, received_bytes, state };
+    let mut flow = LiveFlow {
+        socket_cookie,
+        sent_bytes,
+        received_bytes,
+        state,
+    };
     // SAFETY: `meta` and its `seq` are valid in an iterator; the value is as long as said. When the
     // buffer is full the kernel calls again with the same socket.
-    unsafe { bpf_seq_write((*meta).seq.cast(), (&raw mut flow).cast(), size_of::<LiveFlow>() as u32) };
+    unsafe {
+        bpf_seq_write(
+            (*meta).seq.cast(),
+            (&raw mut flow).cast(),
+            size_of::<LiveFlow>() as u32,
+        )
+    };
 }

@@ -7,7 +7,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "core has no other way to an atomic add on BPF")]
+#![expect(
+    internal_features,
+    reason = "core has no other way to an atomic add on BPF"
+)]
 
 mod connect;
 mod getpeername;

@@ -19,16 +19,19 @@ use proxy_common::{
 /// Namespace cookie to pod. Written by `kernel` when a pod is ready, read by connect and sock_ops.
 /// Full: the pod is not captured, with a finding.
 #[map]
-pub(crate) static PODS: HashMap<u64, PodValue> = HashMap::with_max_entries(map::PODS_MAX, BPF_F_NO_PREALLOC);
+pub(crate) static PODS: HashMap<u64, PodValue> =
+    HashMap::with_max_entries(map::PODS_MAX, BPF_F_NO_PREALLOC);
 
 /// Pod-level cgroup id to pod. Written by `kernel`, read by connect when the namespace is unknown.
 /// Full: as `PODS`.
 #[map]
-pub(crate) static HOST_PODS: HashMap<u64, PodValue> = HashMap::with_max_entries(map::HOST_PODS_MAX, BPF_F_NO_PREALLOC);
+pub(crate) static HOST_PODS: HashMap<u64, PodValue> =
+    HashMap::with_max_entries(map::HOST_PODS_MAX, BPF_F_NO_PREALLOC);
 
 /// Ports and ranges of pods. Written before the pod, read by connect. Full: as `PODS`.
 #[map]
-pub(crate) static EXCLUSIONS: LpmTrie<ExclusionKey, u32> = LpmTrie::with_max_entries(map::EXCLUSIONS_MAX, BPF_F_NO_PREALLOC);
+pub(crate) static EXCLUSIONS: LpmTrie<ExclusionKey, u32> =
+    LpmTrie::with_max_entries(map::EXCLUSIONS_MAX, BPF_F_NO_PREALLOC);
 
 /// Cgroup ids of running daemons. Written before a daemon's first upstream socket, read by connect.
 #[map]
@@ -36,7 +39,8 @@ pub(crate) static DAEMONS: HashMap<u64, u32> = HashMap::with_max_entries(map::DA
 
 /// Listening sockets inside pods; the kernel drops a closed one by itself. Read by connect.
 #[map]
-pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(map::LISTENERS_MAX, 0);
+pub(crate) static LISTENERS: SockHash<ListenerKey> =
+    SockHash::with_max_entries(map::LISTENERS_MAX, 0);
 
 /// Heartbeats, monotonic ns. Written by workers through a memory mapping, read by connect.
 /// Needs Linux 5.5.
@@ -65,12 +69,14 @@ pub(crate) static OVERRIDES: HashMap<OverrideKey, OverrideValue> =
 
 /// Scope to what a miss means. Written before pods of the scope, read by connect.
 #[map]
-pub(crate) static SCOPES: HashMap<u32, ScopeValue> = HashMap::with_max_entries(map::SCOPES_MAX, BPF_F_NO_PREALLOC);
+pub(crate) static SCOPES: HashMap<u32, ScopeValue> =
+    HashMap::with_max_entries(map::SCOPES_MAX, BPF_F_NO_PREALLOC);
 
 /// Cluster to its endpoint ranges. Written after them, read by connect. Full: the cluster's
 /// connections take the proxy path.
 #[map]
-pub(crate) static CLUSTERS: HashMap<u32, ClusterValue> = HashMap::with_max_entries(map::CLUSTERS_MAX, BPF_F_NO_PREALLOC);
+pub(crate) static CLUSTERS: HashMap<u32, ClusterValue> =
+    HashMap::with_max_entries(map::CLUSTERS_MAX, BPF_F_NO_PREALLOC);
 
 /// Endpoint slots in immutable ranges. Written by `kernel::sync`, read by connect.
 #[map]
@@ -78,7 +84,8 @@ pub(crate) static ENDPOINTS: Array<EndpointValue> = Array::with_max_entries(map:
 
 /// Weighted splits. Written after their clusters, read by connect.
 #[map]
-pub(crate) static SPLITS: HashMap<u32, SplitValue> = HashMap::with_max_entries(map::SPLITS_MAX, BPF_F_NO_PREALLOC);
+pub(crate) static SPLITS: HashMap<u32, SplitValue> =
+    HashMap::with_max_entries(map::SPLITS_MAX, BPF_F_NO_PREALLOC);
 
 /// Turns of each cluster. Written and read by connect.
 #[map]
@@ -109,8 +116,13 @@ pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REAS
 
 /// Offsets in this kernel's structures, set by userspace before loading.
 #[unsafe(no_mangle)]
-static OFFSETS: Offsets =
-    Offsets { sk_ack_backlog: 0, sk_max_ack_backlog: 0, sk_flags: 0, bytes_acked: 0, bytes_received: 0 };
+static OFFSETS: Offsets = Offsets {
+    sk_ack_backlog: 0,
+    sk_max_ack_backlog: 0,
+    sk_flags: 0,
+    bytes_acked: 0,
+    bytes_received: 0,
+};
 
 /// The offsets that userspace set.
 #[inline(always)]
@@ -135,7 +147,11 @@ pub(crate) fn count(reason: Reason) {
 pub(crate) fn add_shared(counter: *mut u64, by: u64) -> u64 {
     // SAFETY: callers hand a map value, which is aligned and lives until the program ends; all
     // access to it is atomic.
-    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(counter, by) }
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
+            counter, by,
+        )
+    }
 }
 
 /// Monotonic time, ns.

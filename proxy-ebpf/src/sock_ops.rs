@@ -8,7 +8,8 @@ use aya_ebpf::{
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock,
     },
     helpers::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_storage_get,
+        bpf_skc_to_tcp_sock,
     },
     programs::SockOpsContext,
 };
@@ -61,7 +62,10 @@ fn connecting(ctx: &SockOpsContext) {
                 reserved_2: 0,
                 inserted_ns: now_ns(),
             };
-            if maps::ORIGINAL_DSTS.insert(original_dst_key(ctx, state), value, 0).is_err() {
+            if maps::ORIGINAL_DSTS
+                .insert(original_dst_key(ctx, state), value, 0)
+                .is_err()
+            {
                 count(Reason::OriginalDstFull);
             }
         }
@@ -130,7 +134,11 @@ fn changed(ctx: &SockOpsContext) {
             maps::add_shared(live, 1u64.wrapping_neg());
         }
     }
-    let kind = if state.flags & SocketState::ESTABLISHED != 0 { FlowEvent::CLOSED } else { FlowEvent::FAILED };
+    let kind = if state.flags & SocketState::ESTABLISHED != 0 {
+        FlowEvent::CLOSED
+    } else {
+        FlowEvent::FAILED
+    };
     report(ctx, state, kind, old);
     // The socket may dial again; that is another flow.
     state.path = 0;
@@ -178,8 +186,14 @@ fn report(ctx: &SockOpsContext, state: &SocketState, kind: u8, old: u32) {
 #[inline(always)]
 fn payload_bytes(ctx: &SockOpsContext, old: u32) -> (u64, u64) {
     // SAFETY: the context is valid.
-    let (acked, received, una, next) =
-        unsafe { ((*ctx.ops).bytes_acked, (*ctx.ops).bytes_received, (*ctx.ops).snd_una, (*ctx.ops).snd_nxt) };
+    let (acked, received, una, next) = unsafe {
+        (
+            (*ctx.ops).bytes_acked,
+            (*ctx.ops).bytes_received,
+            (*ctx.ops).snd_una,
+            (*ctx.ops).snd_nxt,
+        )
+    };
     let fin_was_sent = old == FIN_WAIT1 || old == FIN_WAIT2 || old == LAST_ACK || old == CLOSING;
     let own_fin = (fin_was_sent && una == next) as u64;
     let sent = acked.saturating_sub(1 + own_fin);
@@ -199,7 +213,9 @@ fn peer_fin(ctx: &SockOpsContext) -> u64 {
         return 0;
     }
     // SAFETY: the helper reads safely whatever the address is.
-    match unsafe { bpf_probe_read_kernel(tcp.cast::<u8>().wrapping_add(offset as usize).cast::<u64>()) } {
+    match unsafe {
+        bpf_probe_read_kernel(tcp.cast::<u8>().wrapping_add(offset as usize).cast::<u64>())
+    } {
         Ok(flags) => (flags & SOCK_DONE != 0) as u64,
         Err(_) => 0,
     }

@@ -220,6 +220,14 @@ pub(super) fn http_match(element: &HttpMatch) -> String {
             header.is_negated,
         ));
     }
+    for header in &element.pseudo_headers {
+        parts.push(condition(
+            "header",
+            header.name.as_str(),
+            header.value.as_ref(),
+            header.is_negated,
+        ));
+    }
     for param in &element.query_params {
         parts.push(condition("query", &param.name, param.value.as_ref(), false));
     }
@@ -282,12 +290,11 @@ pub(super) fn policies(route: &HttpRoute) -> Vec<String> {
     if let Some(timeout) = route.timeout {
         policies.push(format!("timeout={}", duration::text(timeout)));
     }
-    if let Some(retry) = route.retry.as_deref() {
-        if *retry != RetryPolicy::default() {
-            policies.push(format!("retries={}", retry.attempts));
-            if let Some(timeout) = retry.per_try_timeout {
-                policies.push(format!("perTryTimeout={}", duration::text(timeout)));
-            }
+    let usual = RetryPolicy::default();
+    if let Some(retry) = route.retry.as_deref().filter(|retry| **retry != usual) {
+        policies.push(format!("retries={}", retry.attempts));
+        if let Some(timeout) = retry.per_try_timeout {
+            policies.push(format!("perTryTimeout={}", duration::text(timeout)));
         }
     }
     if let Some(fault) = route.fault.as_deref() {

@@ -7,9 +7,15 @@
 mod describe;
 pub mod node;
 mod respond;
+mod route_views;
 pub mod server;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod view;
 mod walk;
 
 pub use node::Node;
 pub use server::{ServerAddresses, Servers};
+pub use walk::finding as finding_view;

@@ -16,6 +16,7 @@ mod cluster;
 mod delegate;
 mod destination_rule;
 mod diagnostics;
+pub mod explain;
 mod facet;
 mod header_ops;
 mod host;

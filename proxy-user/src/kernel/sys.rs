@@ -1,7 +1,8 @@
-//! The `bpf()` calls that aya 0.14 does not have: link update, link information, map iterators and
-//! lookup-and-delete. Source: `include/uapi/linux/bpf.h`.
+//! The `bpf()` calls that aya 0.14 does not have: links by their own descriptors (create, pin, open,
+//! update, information), map iterators, lookup-and-delete. Source: `include/uapi/linux/bpf.h`.
 
 use std::{
+    ffi::CStr,
     fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -9,6 +10,8 @@ use std::{
 
 use aya::Pod;
 
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -61,6 +64,41 @@ unsafe fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<
         return Err(io::Error::last_os_error());
     }
     Ok(result as RawFd)
+}
+
+/// Attaches `program` to a cgroup (Linux 5.7). Flags stay 0: cgroup links are always multi, and the
+/// kernel refuses to be told so.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let words = [
+        fd_word(program.as_raw_fd()),
+        fd_word(cgroup.as_raw_fd()),
+        attach_type,
+    ];
+    // SAFETY: this command reads no pointer here.
+    let link = unsafe { bpf(BPF_LINK_CREATE, &mut Attributes::new(&words)) }?;
+    // SAFETY: the call returned a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+/// Pins a link or map on bpffs.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    let [low, high] = pointer(path.as_ptr());
+    let mut attributes = Attributes::new(&[low, high, fd_word(object.as_raw_fd())]);
+    // SAFETY: the path is nul-terminated and lives until the call returns.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attributes) }.map(drop)
+}
+
+/// Opens a pinned object.
+pub(super) fn open_pin(path: &CStr) -> io::Result<OwnedFd> {
+    let [low, high] = pointer(path.as_ptr());
+    // SAFETY: as in `pin`.
+    let object = unsafe { bpf(BPF_OBJ_GET, &mut Attributes::new(&[low, high])) }?;
+    // SAFETY: the call returned a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(object) })
 }
 
 /// Swaps the program behind `link` in one step (Linux 5.7).

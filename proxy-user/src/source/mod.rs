@@ -8,6 +8,7 @@
 
 pub mod directory;
 pub mod document;
+pub mod mesh;
 pub mod node;
 pub mod object;
 pub mod state;

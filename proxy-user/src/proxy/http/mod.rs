@@ -4,9 +4,27 @@
 //! Bytes in, one decision per request from the snapshot, bytes out, one record per
 //! request. Never opens a socket itself: `upstream` does. Start at `serve::serve`.
 
-pub(crate) mod client_io;
+mod action;
+mod attempts;
+mod call;
+mod client_io;
+mod exchange;
+mod forward;
+mod hash_key;
 pub(crate) mod headers;
 pub(crate) mod local_reply;
-pub(crate) mod normalize;
-pub(crate) mod request_body;
-pub(crate) mod strict;
+mod normalize;
+mod reply;
+mod request_body;
+mod response_body;
+mod route;
+mod serve;
+mod shadow;
+mod strict;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod upgrade;
+
+pub(crate) use serve::serve;

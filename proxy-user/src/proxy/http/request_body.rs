@@ -51,6 +51,7 @@ pub(crate) struct RequestStream {
 #[derive(Debug)]
 struct State {
     incoming: Incoming,
+    length: Option<u64>,
     /// Chunks for a further attempt; those that no attempt needs any more are empty.
     kept: Vec<Bytes>,
     kept_bytes: usize,
@@ -90,6 +91,7 @@ impl RequestStream {
         };
         Rc::new(Self {
             state: RefCell::new(State {
+                length: incoming.size_hint().exact(),
                 incoming,
                 kept: Vec::new(),
                 kept_bytes: 0,
@@ -131,6 +133,11 @@ impl RequestStream {
     /// The body can be sent again from its first byte.
     pub(crate) fn is_replayable(&self) -> bool {
         self.state.borrow().keeping == Keeping::All
+    }
+
+    /// The length of the whole body, if the client told it.
+    pub(crate) fn length_hint(&self) -> Option<u64> {
+        self.state.borrow().length
     }
 
     /// A reader from the first byte; earlier readers end with an error.
@@ -314,12 +321,10 @@ impl Body for Reader {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let state = self.stream.state.borrow();
-        // Only the length of the whole body is of use, and only before the first byte.
-        if state.kept.is_empty() {
-            state.incoming.size_hint()
-        } else {
-            SizeHint::default()
+        // Asked before the first byte only.
+        match self.stream.state.borrow().length {
+            Some(length) => SizeHint::with_exact(length),
+            None => SizeHint::default(),
         }
     }
 }
