@@ -18,7 +18,7 @@ use proxy_common::{
 use super::{KernelError, btf};
 
 /// What `cargo xtask build` made, or nothing.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mizzen-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mizzen-ebpf"));
 
 /// Whether this binary carries its eBPF object.
 #[must_use]
