@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -311,7 +313,11 @@ impl Seen {
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = Response<Full<Bytes>>>>>;
+/// A body of any shape.
+pub(super) type AnyBody = BoxBody<Bytes, Infallible>;
+
+/// An answer under way.
+pub(super) type Answering = Pin<Box<dyn Future<Output = Response<AnyBody>>>>;
 
 /// A server that keeps what it saw.
 pub(super) struct Upstream {
@@ -383,7 +389,7 @@ pub(super) fn ready(code: u16, text: &'static str) -> Answering {
     Box::pin(std::future::ready(
         Response::builder()
             .status(code)
-            .body(Full::new(Bytes::from_static(text.as_bytes())))
+            .body(Full::new(Bytes::from_static(text.as_bytes())).boxed())
             .expect("a response"),
     ))
 }
