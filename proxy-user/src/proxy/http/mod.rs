@@ -26,6 +26,8 @@ mod strict;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_policy;
 mod upgrade;
 
 pub(crate) use serve::serve;
