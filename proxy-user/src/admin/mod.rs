@@ -1,1 +1,18 @@
-//! admin
+//! What the daemon shows to people and probes; read-only.
+//!
+//! Input: the snapshot and what [`node::Node`] knows of the running node; output:
+//! JSON views over HTTP ([`server`], [`respond`]), which the CLI turns into tables.
+//! Never touches a connection. Start at [`server::Servers::spawn`].
+
+mod describe;
+pub mod node;
+mod respond;
+pub mod server;
+#[cfg(test)]
+mod tests;
+pub mod view;
+mod walk;
+
+pub use node::Node;
+pub use server::{ServerAddresses, Servers};
+pub use walk::finding as finding_view;

@@ -135,6 +135,8 @@ pub struct ScopeView {
     pub exact: HashMap<(IpAddr, u16), Option<Arc<Destination>>>,
     /// By CIDR and port, longest prefix first.
     pub cidrs: Vec<(IpNet, u16, Arc<Destination>)>,
+    /// The CIDRs above are all that there are: those of the base do not count.
+    pub replaces_cidrs: bool,
     /// Any address on this port (Istio's `0.0.0.0_PORT` listeners).
     pub port_wide: HashMap<u16, Option<Arc<Destination>>>,
     /// Tables of whole ports that stand in for those of the base's destinations; read
@@ -196,7 +198,8 @@ impl ScopeView {
             .iter()
             .find(|(net, cidr_port, _)| *cidr_port == port && net.contains(&ip))
             .map(|(net, _, found)| (net.prefix_len(), found));
-        let base = self.base.as_ref().and_then(|base| base.find_cidr(ip, port));
+        let base = self.base.as_ref().filter(|_| !self.replaces_cidrs);
+        let base = base.and_then(|base| base.find_cidr(ip, port));
         match (own, base) {
             (Some(own), Some(base)) => Some(if own.0 >= base.0 { own } else { base }),
             (own, base) => own.or(base),

@@ -24,9 +24,9 @@ pub struct RouteTable {
     /// Route configuration name, as Istio names it: the port, or `host:port` for one service.
     pub name: Arc<str>,
     /// Exact domains, lower case, without port.
-    pub exact: HashMap<Arc<str>, Option<Arc<VirtualHost>>>,
+    pub exact: DomainMap,
     /// Wildcard domains without their `*`, by suffix length, longest first.
-    pub suffixes: Vec<(usize, HashMap<Arc<str>, Option<Arc<VirtualHost>>>)>,
+    pub suffixes: Vec<(usize, DomainMap)>,
     /// The domain `*`.
     pub any: Option<Arc<VirtualHost>>,
     /// Looked up for what this table does not name.
@@ -34,6 +34,9 @@ pub struct RouteTable {
     /// What a Host that no domain covers means.
     pub unknown: UnknownHost,
 }
+
+/// Virtual hosts by domain; `None` hides what the base has under that domain.
+pub type DomainMap = HashMap<Arc<str>, Option<Arc<VirtualHost>>>;
 
 /// What happens to a request whose Host matches no virtual host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -312,7 +315,7 @@ pub enum RedirectPath {
 }
 
 /// One compiled `tcp` rule.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TcpRoute {
     /// Any must contain the original destination; empty matches all.
     pub destination_subnets: Vec<IpNet>,
@@ -325,7 +328,7 @@ pub struct TcpRoute {
 }
 
 /// One compiled `tls` rule.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TlsRoute {
     /// Exact or `*.x`, lower case; empty matches any SNI and none.
     pub sni_hosts: Vec<Arc<str>>,

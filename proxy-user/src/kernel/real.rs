@@ -1,0 +1,380 @@
+//! The real [`KernelMaps`]: one lock around everything that writes, held for map writes only.
+
+use std::{
+    collections::HashMap as StdHashMap,
+    io::Read,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use aya::maps::{HashMap, MapData, SockHash};
+use proxy_common::{
+    addr::Family,
+    flow::LiveFlow,
+    map::{self, LIVE_ITERATOR},
+    pod::{ListenerKey, NodeState, PodId},
+    reason::Reason,
+    socket::{OriginalDstKey, OriginalDstValue, SocketState},
+};
+
+use super::{
+    FlowEvents, KernelError, KernelMaps, KernelOptions, LinkCheck, ListenerPorts, Names, PodEntry,
+    SyncReport,
+    attach::Links,
+    load::{self, Loaded, Maps},
+    maps::{self, removed},
+    monotonic_ns,
+    original_dst::{self, KernelOriginalDsts},
+    pin::PinDirs,
+    pods::Pods,
+    sync::Planner,
+    sys,
+    workers::{HeartbeatPage, MappedHeartbeat},
+};
+use crate::{
+    net::{Heartbeat, OriginalDstSource},
+    snapshot::KernelView,
+};
+
+/// Programs and maps in the running kernel.
+pub struct Kernel {
+    state: Mutex<State>,
+    names: Arc<ArcSwap<Names>>,
+    ports: Arc<ArcSwap<ListenerPorts>>,
+    heartbeats: Arc<HeartbeatPage>,
+    original_dsts: Arc<KernelOriginalDsts>,
+}
+
+/// Guarded by [`Kernel::state`]: everything that map writes go through.
+struct State {
+    loaded: Loaded,
+    planner: Planner,
+    pods: Pods,
+    links: Links,
+    pins: PinDirs,
+    node: NodeState,
+}
+
+impl Kernel {
+    /// Loads the programs and opens the maps, those of an earlier daemon with the same layout
+    /// included. Attaches nothing yet.
+    ///
+    /// # Errors
+    /// No object in this binary, missing rights, the verifier's refusal with its log, bpffs.
+    pub fn open(options: &KernelOptions) -> Result<Self, KernelError> {
+        let attach_level = cgroup_level(&options.cgroup)?;
+        let pins = PinDirs::new(&options.pins);
+        if !load::is_object_embedded() {
+            return Err(KernelError::NoObject);
+        }
+        pins.make()?;
+        let loaded = load::load(&pins.maps)?;
+        pins.protect_maps()?;
+        let planner = Planner::new(maps::read_tables(&loaded.maps)?);
+        let ports = Arc::new(ArcSwap::from_pointee(ListenerPorts::new()));
+        let original_dsts =
+            KernelOriginalDsts::new(&loaded.maps.original_dsts, Arc::clone(&ports))?;
+        let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let node = NodeState {
+            renewed_ns: 0,
+            stale_after_ns: nanos(options.stale_after),
+            heartbeat_max_ns: nanos(options.heartbeat_max),
+            flags: if options.is_strict {
+                NodeState::STRICT
+            } else {
+                0
+            },
+            attach_level,
+        };
+        Ok(Self {
+            names: Arc::new(ArcSwap::from_pointee(Names::default())),
+            ports,
+            heartbeats: Arc::new(HeartbeatPage::map(&loaded.maps.workers)?),
+            original_dsts: Arc::new(original_dsts),
+            state: Mutex::new(State {
+                links: Links::new(&options.cgroup, pins.clone()),
+                planner,
+                pods: Pods::default(),
+                loaded,
+                pins,
+                node,
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while writing maps leaves nothing that the next sync would not mend.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn maps(&mut self) -> &mut Maps {
+        &mut self.loaded.maps
+    }
+
+    fn write_node(&mut self) -> Result<(), KernelError> {
+        let has_host_pods = self.pods.has_host_pods();
+        let node = NodeState {
+            renewed_ns: monotonic_ns(),
+            flags: self.node.flags
+                | if has_host_pods {
+                    NodeState::HOST_PODS
+                } else {
+                    0
+                },
+            ..self.node
+        };
+        self.maps()
+            .node_state
+            .set(0, node, 0)
+            .map_err(|error| KernelError::map("write", map::NODE_STATE, error))
+    }
+}
+
+impl KernelMaps for Kernel {
+    fn sync(&self, view: &KernelView) -> SyncReport {
+        let now = Instant::now();
+        let mut state = self.state();
+        let State {
+            loaded,
+            planner,
+            pods,
+            ..
+        } = &mut *state;
+        let scopes_in_use = pods.scopes_in_use(&loaded.maps);
+        let live_count = |id: u32| loaded.maps.live_counts.get(&id, 0).unwrap_or(u64::MAX);
+        let plan = planner.plan(view, &scopes_in_use, &live_count, now);
+        let names = plan.names.clone();
+        let report = maps::execute(&mut loaded.maps, planner, plan, now);
+        self.names.store(Arc::new(names));
+        report
+    }
+
+    fn upsert_pod(&self, pod: &PodEntry) -> Result<(), KernelError> {
+        let mut state = self.state();
+        let State {
+            loaded,
+            planner,
+            pods,
+            ..
+        } = &mut *state;
+        let scope = planner.scope_id(&pod.scope);
+        pods.upsert(&mut loaded.maps, pod, scope)?;
+        self.ports.store(Arc::new(pods.listener_ports()));
+        if pod.id.space == PodId::CGROUP {
+            state.write_node()?;
+        }
+        Ok(())
+    }
+
+    fn remove_pod(&self, pod: PodId) -> Result<(), KernelError> {
+        let mut state = self.state();
+        let State { loaded, pods, .. } = &mut *state;
+        pods.remove(&mut loaded.maps, pod)?;
+        for family in [Family::V4, Family::V6] {
+            removed(loaded.maps.listeners.remove(&ListenerKey::new(pod, family)))
+                .map_err(|error| KernelError::map("remove from", map::LISTENERS, error))?;
+        }
+        self.ports.store(Arc::new(pods.listener_ports()));
+        Ok(())
+    }
+
+    fn set_listener(
+        &self,
+        pod: PodId,
+        family: Family,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), KernelError> {
+        let mut state = self.state();
+        let listeners: &mut SockHash<MapData, ListenerKey> = &mut state.maps().listeners;
+        listeners
+            .insert(ListenerKey::new(pod, family), socket.as_raw_fd(), 0)
+            .map_err(|error| {
+                KernelError::map("insert into", map::LISTENERS, load::with_causes(&error))
+            })
+    }
+
+    fn remove_listener(&self, pod: PodId, family: Family) -> Result<(), KernelError> {
+        removed(
+            self.state()
+                .maps()
+                .listeners
+                .remove(&ListenerKey::new(pod, family)),
+        )
+        .map_err(|error| KernelError::map("remove from", map::LISTENERS, error))
+    }
+
+    fn register_daemon(&self, cgroup_id: u64) -> Result<(), KernelError> {
+        let failed = |error| KernelError::map("insert into", map::DAEMONS, error);
+        self.state()
+            .maps()
+            .daemons
+            .insert(cgroup_id, 1, 0)
+            .map_err(failed)
+    }
+
+    fn unregister_daemon(&self, cgroup_id: u64) -> Result<(), KernelError> {
+        removed(self.state().maps().daemons.remove(&cgroup_id))
+            .map_err(|error| KernelError::map("remove from", map::DAEMONS, error))
+    }
+
+    fn attach(&self) -> Result<(), KernelError> {
+        let mut state = self.state();
+        state.write_node()?;
+        let State {
+            loaded,
+            links,
+            pins,
+            ..
+        } = &mut *state;
+        links.attach(&mut loaded.ebpf)?;
+        pins.drop_other_layouts()
+    }
+
+    fn renew(&self) -> Result<(), KernelError> {
+        self.state().write_node()
+    }
+
+    fn heartbeat(&self, worker: u32) -> Result<Box<dyn Heartbeat>, KernelError> {
+        Ok(Box::new(MappedHeartbeat::new(
+            Arc::clone(&self.heartbeats),
+            worker,
+        )?))
+    }
+
+    fn original_dsts(&self) -> Arc<dyn OriginalDstSource> {
+        Arc::<KernelOriginalDsts>::clone(&self.original_dsts)
+    }
+
+    fn sweep_original_dsts(&self) -> Result<usize, KernelError> {
+        let ports = self.ports.load_full();
+        let mut state = self.state();
+        let bare =
+            aya::maps::Map::HashMap(open_again(&state.maps().original_dsts, map::ORIGINAL_DSTS)?);
+        let mut map: HashMap<MapData, OriginalDstKey, OriginalDstValue> = bare
+            .try_into()
+            .map_err(|error| KernelError::map("open", map::ORIGINAL_DSTS, error))?;
+        original_dst::sweep(&mut map, &ports)
+    }
+
+    fn check_links(&self) -> Result<LinkCheck, KernelError> {
+        let mut state = self.state();
+        let State { loaded, links, .. } = &mut *state;
+        links.check(&mut loaded.ebpf)
+    }
+
+    fn reasons(&self) -> Result<Vec<(Reason, u64)>, KernelError> {
+        let state = self.state();
+        Reason::ALL
+            .iter()
+            .map(|reason| {
+                let per_cpu = state.loaded.maps.reasons.get(&u32::from(*reason as u8), 0);
+                let per_cpu =
+                    per_cpu.map_err(|error| KernelError::map("read", map::REASONS, error))?;
+                Ok((*reason, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+
+    fn live_flows(&self) -> Result<Vec<LiveFlow>, KernelError> {
+        let mut state = self.state();
+        let flows = read_live_flows(&mut state.loaded)?;
+        repair_live_counts(state.maps(), &flows)?;
+        Ok(flows)
+    }
+
+    fn names(&self) -> Arc<Names> {
+        self.names.load_full()
+    }
+
+    fn take_flow_events(&self) -> Option<FlowEvents> {
+        let ring = self.state().maps().flow_events.take()?;
+        Some(FlowEvents::new(ring, Arc::clone(&self.names)))
+    }
+}
+
+/// Another handle on the same map.
+fn open_again(map: &MapData, name: &'static str) -> Result<MapData, KernelError> {
+    let failed = |error: &dyn std::fmt::Display| KernelError::map("open", name, error);
+    let fd = map
+        .fd()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| failed(&error))?;
+    MapData::from_fd(fd).map_err(|error| failed(&error))
+}
+
+fn read_live_flows(loaded: &mut Loaded) -> Result<Vec<LiveFlow>, KernelError> {
+    let failed =
+        |error: &dyn std::fmt::Display| KernelError::map("iterate over", map::SK_STORAGE, error);
+    let program = loaded
+        .ebpf
+        .program(LIVE_ITERATOR)
+        .ok_or(KernelError::NoProgram(LIVE_ITERATOR))?;
+    let program = program.fd().map_err(|error| failed(&error))?;
+    let mut iterator = sys::open_map_iterator(program.as_fd(), loaded.maps.sk_storage.fd().as_fd())
+        .map_err(|error| failed(&error))?;
+    let mut bytes = Vec::new();
+    iterator
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(&error))?;
+    let flows = bytes.chunks_exact(size_of::<LiveFlow>()).map(|chunk| {
+        // SAFETY: as long as the type, in which every bit pattern is valid; alignment does not
+        // matter.
+        unsafe { std::ptr::read_unaligned(chunk.as_ptr().cast::<LiveFlow>()) }
+    });
+    Ok(flows.collect())
+}
+
+/// Sets the count of each endpoint to the connections that there are. A connection that opens or
+/// closes meanwhile makes a count wrong by one until the next time.
+fn repair_live_counts(maps: &mut Maps, flows: &[LiveFlow]) -> Result<(), KernelError> {
+    let mut counted: StdHashMap<u32, u64> = StdHashMap::new();
+    for flow in flows
+        .iter()
+        .filter(|flow| flow.state.flags & SocketState::COUNTED != 0)
+    {
+        *counted.entry(flow.state.live_id).or_default() += 1;
+    }
+    let slots = maps::live_ids(maps)?;
+    for live_id in slots {
+        let truth = counted.get(&live_id).copied().unwrap_or(0);
+        let held = maps
+            .live_counts
+            .get(&live_id, 0)
+            .map_err(|error| KernelError::map("read", map::LIVE_COUNTS, error))?;
+        if held != truth {
+            maps.live_counts
+                .set(live_id, truth, 0)
+                .map_err(|error| KernelError::map("write", map::LIVE_COUNTS, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Level of a cgroup below its hierarchy's root, as the kernel counts it.
+fn cgroup_level(cgroup: &Path) -> Result<u32, KernelError> {
+    let failed = |error| KernelError::file("find the cgroup2 mount of", cgroup, error);
+    let cgroup = cgroup.canonicalize().map_err(failed)?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(failed)?;
+    let roots = mounts.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    });
+    let below = roots
+        .filter_map(|root| {
+            cgroup
+                .strip_prefix(root)
+                .ok()
+                .map(|rest| rest.components().count())
+        })
+        .min();
+    let level =
+        below.ok_or_else(|| failed(std::io::Error::other("it is not in a cgroup2 file system")))?;
+    u32::try_from(level).map_err(|error| failed(std::io::Error::other(error)))
+}

@@ -1,0 +1,68 @@
+//! The proxy's listeners inside a pod's network namespace.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::netns::NetNamespace;
+
+/// Istio's port of captured outbound traffic.
+pub const CAPTURE_PORT: u16 = 15001;
+
+/// Connections that may wait for accept; the map of original destinations is sized by it.
+pub const BACKLOG: i32 = 1024;
+
+/// What could be opened; a pod without IPv6 has no v6 listener and loses nothing.
+#[derive(Debug, Default)]
+pub struct PodListeners {
+    /// On 127.0.0.1.
+    pub v4: Option<TcpListener>,
+    /// On ::1.
+    pub v6: Option<TcpListener>,
+}
+
+/// Opens the listeners on loopback inside `namespace`: port 15001, or a free one if it is taken.
+///
+/// # Errors
+/// Entering the namespace fails, or neither family can listen.
+pub fn open(namespace: &NetNamespace) -> io::Result<PodListeners> {
+    let (v4, v6) = namespace.within(|| {
+        (
+            listen(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            listen(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        )
+    })?;
+    match (v4, v6) {
+        (Err(error), Err(_)) => Err(error),
+        (v4, v6) => Ok(PodListeners {
+            v4: v4.ok(),
+            v6: v6.ok(),
+        }),
+    }
+}
+
+fn listen(address: IpAddr) -> io::Result<TcpListener> {
+    match listen_on(SocketAddr::new(address, CAPTURE_PORT)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            listen_on(SocketAddr::new(address, 0))
+        }
+        result => result,
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of a daemon that was killed may linger in TIME_WAIT on this port.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,150 @@
+//! Network namespaces: enter one for a moment, come back, never across an await.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::net::{NetnsCookie, SocketFactory};
+
+/// An open network namespace. One open handle keeps a namespace alive, so it is
+/// dropped as soon as its pod is gone.
+#[derive(Debug)]
+pub struct NetNamespace {
+    file: File,
+    /// Inode of the namespace in nsfs: equal numbers are the same namespace.
+    pub inode: u64,
+    /// The kernel's stable id.
+    pub cookie: NetnsCookie,
+}
+
+thread_local! {
+    /// The namespace in which this thread lives while it visits none.
+    static HOME: OnceCell<File> = const { OnceCell::new() };
+}
+
+impl NetNamespace {
+    /// The namespace in which process `pid` runs now.
+    ///
+    /// # Errors
+    /// The process is gone, or `setns(2)` is refused (needs `CAP_SYS_ADMIN`, `CAP_SYS_PTRACE`).
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        Self::from_file(File::open(format!("/proc/{pid}/ns/net"))?)
+    }
+
+    fn from_file(file: File) -> io::Result<Self> {
+        let inode = file.metadata()?.ino();
+        let cookie = within(file.as_fd(), || {
+            netns_cookie(&Socket::new(Domain::UNIX, Type::DGRAM, None)?)
+        })??;
+        Ok(Self {
+            file,
+            inode,
+            cookie,
+        })
+    }
+
+    /// Runs `visit` with this thread inside the namespace, then returns home.
+    ///
+    /// # Errors
+    /// `setns(2)`, on the way in.
+    pub fn within<T>(&self, visit: impl FnOnce() -> T) -> io::Result<T> {
+        within(self.file.as_fd(), visit)
+    }
+}
+
+impl SocketFactory for NetNamespace {
+    fn open_tcp(&self, towards: SocketAddr) -> io::Result<Socket> {
+        self.within(|| open_tcp_here(towards))?
+    }
+}
+
+/// Opens sockets in the daemon's own namespace (host-network pods, tests).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostNamespace;
+
+impl SocketFactory for HostNamespace {
+    fn open_tcp(&self, towards: SocketAddr) -> io::Result<Socket> {
+        open_tcp_here(towards)
+    }
+}
+
+fn open_tcp_here(towards: SocketAddr) -> io::Result<Socket> {
+    Socket::new(
+        Domain::for_address(towards),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )
+}
+
+/// Inode of the namespace in which this thread lives.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn home_inode() -> io::Result<u64> {
+    Ok(File::open("/proc/thread-self/ns/net")?.metadata()?.ino())
+}
+
+fn within<T>(namespace: BorrowedFd<'_>, visit: impl FnOnce() -> T) -> io::Result<T> {
+    HOME.with(|home| {
+        let home = match home.get() {
+            Some(home) => home,
+            None => {
+                let opened = File::open("/proc/thread-self/ns/net")?;
+                home.get_or_init(|| opened)
+            }
+        };
+        let back = Return(home.as_fd());
+        move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+        let result = visit();
+        drop(back);
+        Ok(result)
+    })
+}
+
+/// Brings the thread home, also when the visit panics.
+struct Return<'a>(BorrowedFd<'a>);
+
+impl Drop for Return<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = move_into_link_name_space(self.0, Some(LinkNameSpaceType::Network)) {
+            // Going on would open sockets with another pod's identity.
+            tracing::error!(%error, "cannot return to the daemon's network namespace");
+            std::process::abort();
+        }
+    }
+}
+
+/// `SO_NETNS_COOKIE` of the namespace to which `socket` belongs (Linux 5.14).
+fn netns_cookie(socket: &Socket) -> io::Result<NetnsCookie> {
+    let mut cookie: u64 = 0;
+    let mut length = mem::size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals, and `length` is the size of the first.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NetnsCookie(cookie))
+}
+
+/// The cookie of the namespace in which this thread lives.
+///
+/// # Errors
+/// The kernel is older than 5.14.
+pub fn home_cookie() -> io::Result<NetnsCookie> {
+    netns_cookie(&Socket::new(Domain::UNIX, Type::DGRAM, None)?)
+}
