@@ -231,8 +231,13 @@ impl ClusterState {
         Ok(host)
     }
 
-    pub(super) fn is_unused(&self) -> bool {
-        self.shared.limits.counts() == [0; 4]
+    /// The configuration no longer names this cluster.
+    pub(super) fn remove(&self) {
+        let hosts = self.hosts.take();
+        let dynamic = self.dynamic.take();
+        for host in hosts.iter().chain(dynamic.values()) {
+            host.remove();
+        }
     }
 
     pub(super) fn counts(&self) -> ClusterCounts {

@@ -48,7 +48,6 @@ impl std::fmt::Debug for Lease {
 
 impl LeaseGuard {
     pub(super) fn new(checkout: Checkout, pool: Rc<Pool>, request: Counted) -> Self {
-        checkout.begin();
         Self {
             checkout: Some(checkout),
             _active: ActiveOnHost::new(&pool.core),
@@ -62,7 +61,6 @@ impl LeaseGuard {
         let Some(mut checkout) = self.checkout.take() else {
             return;
         };
-        checkout.end();
         let pool = Rc::clone(&self.pool);
         // The counts go first: whoever takes the connection now needs our place.
         drop(self);
@@ -84,25 +82,11 @@ impl Drop for LeaseGuard {
         let Some(checkout) = self.checkout.take() else {
             return;
         };
-        checkout.end();
         match self.pool.key.protocol {
             // An exchange that broke off spoils its HTTP/1.1 connection.
             WireProtocol::Http1 => drop(checkout),
             WireProtocol::Http2 => self.pool.give_back(checkout),
         }
-    }
-}
-
-impl Checkout {
-    fn begin(&self) {
-        self.state.busy.set(self.state.busy.get() + 1);
-        self.state
-            .served
-            .set(self.state.served.get().saturating_add(1));
-    }
-
-    fn end(&self) {
-        self.state.busy.set(self.state.busy.get().saturating_sub(1));
     }
 }
 
@@ -242,11 +226,8 @@ impl Drop for Lease {
 
 /// The same place with another connection; the spoiled one closes.
 async fn replace(mut guard: LeaseGuard) -> Result<LeaseGuard, TrafficError> {
-    if let Some(spoiled) = guard.checkout.take() {
-        spoiled.end();
-    }
+    guard.checkout = None;
     let fresh = guard.pool.checkout().await?;
-    fresh.begin();
     guard.checkout = Some(fresh);
     Ok(guard)
 }

@@ -21,7 +21,9 @@ mod tables;
 mod wire;
 
 #[cfg(test)]
-mod testing;
+mod pool_tests;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -42,7 +44,7 @@ pub use error::{Kind, Side, TrafficError};
 pub use host::workload_labels;
 pub use lease::{HostReporter, Lease};
 pub use pool::WireProtocol;
-pub use session::TcpSession;
+pub use session::{TcpSession, TcpTarget};
 pub(crate) use wire::LocalExecutor;
 
 use cluster::ClusterState;
@@ -175,17 +177,20 @@ impl Upstreams {
         states.values().map(|state| state.counts()).collect()
     }
 
-    /// Forgets what the configuration no longer names and nobody uses.
-    pub fn forget_unused(&self) {
+    /// Lets go of clusters that `is_named` denies: idle connections close, what is
+    /// under way finishes.
+    pub fn forget_unnamed(&self, is_named: impl Fn(&ClusterKey) -> bool) {
         self.0.by_pointer.borrow_mut().clear();
-        let mut states = self.0.by_key.borrow_mut();
-        let unused: Vec<_> = states
-            .iter()
-            .filter(|(_, state)| Rc::strong_count(state) == 1 && state.is_unused())
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in unused {
-            states.remove(&key);
+        let mut unnamed = Vec::new();
+        self.0.by_key.borrow_mut().retain(|key, state| {
+            let is_kept = is_named(key);
+            if !is_kept {
+                unnamed.push(Rc::clone(state));
+            }
+            is_kept
+        });
+        for state in unnamed {
+            state.remove();
         }
     }
 

@@ -21,6 +21,7 @@ use super::host::{ClusterShared, HostCore};
 use super::limits::Counted;
 use super::outlier::Outcome;
 use super::wire::{self, Connected, Sender};
+use crate::snapshot::policy::ConnectionPool;
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +61,17 @@ pub(super) struct Pool {
 pub(super) struct Checkout {
     pub(super) sender: Sender,
     pub(super) state: Rc<ConnectionState>,
+    /// Held while a request has it, or has been promised it.
+    place: Option<StreamPlace>,
+}
+
+/// One request's place on a connection, given back on drop.
+struct StreamPlace(Rc<ConnectionState>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get().saturating_sub(1));
+    }
 }
 
 /// What pool, driver and requests share about one connection.
@@ -123,7 +135,8 @@ impl Pool {
     /// [`Kind::Overflow`] when too many wait already; why a connect failed.
     pub(super) async fn checkout(self: &Rc<Self>) -> Result<Checkout, TrafficError> {
         while let Some(checkout) = self.take_ready() {
-            if checkout.state.idle_since.get().elapsed() > TRUSTED_IDLE {
+            let is_first = checkout.state.busy.get() == 1;
+            if is_first && checkout.state.idle_since.get().elapsed() > TRUSTED_IDLE {
                 tokio::task::yield_now().await;
                 if checkout.is_closed() {
                     continue;
@@ -148,14 +161,16 @@ impl Pool {
             break match self.key.protocol {
                 WireProtocol::Http1 => ready.pop(),
                 WireProtocol::Http2 => {
-                    let max = self.streams_max();
-                    let free = ready.iter().find(|checkout| checkout.can_take_stream(max));
+                    let policy = self.shared.policy();
+                    let free = ready
+                        .iter()
+                        .find(|checkout| checkout.can_take_stream(&policy));
                     free.map(Checkout::share)
                 }
             };
         };
         drop(ready);
-        found
+        found.map(Checkout::promised)
     }
 
     async fn wait(self: &Rc<Self>) -> Result<Checkout, TrafficError> {
@@ -165,7 +180,11 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         self.waiters.borrow_mut().push_back(sender);
         self.connect_for_waiters();
-        let received = receiver.await;
+        let mut waiting = Waiting {
+            receiver,
+            pool: self,
+        };
+        let received = (&mut waiting.receiver).await;
         drop(pending);
         received.unwrap_or_else(|_| {
             Err(TrafficError::upstream(
@@ -227,7 +246,11 @@ impl Pool {
                     _slot: slot,
                 });
                 spawn_local(Rc::clone(&self).drive(driver, Rc::clone(&state), Rc::clone(&policy)));
-                self.offer(Checkout { sender, state });
+                self.offer(Checkout {
+                    sender,
+                    state,
+                    place: None,
+                });
             }
             Err(error) => {
                 self.report(Outcome::ConnectFailure);
@@ -251,7 +274,7 @@ impl Pool {
         self: Rc<Self>,
         driver: wire::Driver,
         state: Rc<ConnectionState>,
-        policy: Rc<crate::snapshot::policy::ConnectionPool>,
+        policy: Rc<ConnectionPool>,
     ) {
         let born = Instant::now();
         let idle_max = policy
@@ -304,6 +327,7 @@ impl Pool {
     /// A request is done with this connection: the next waiting one takes it, else
     /// it becomes ready again.
     pub(super) fn give_back(self: &Rc<Self>, checkout: Checkout) {
+        let checkout = checkout.returned();
         checkout.state.idle_since.set(Instant::now());
         let policy = self.shared.policy();
         let used_up = policy.max_requests_per_connection != 0
@@ -324,10 +348,9 @@ impl Pool {
             WireProtocol::Http1 => {
                 let mut checkout = checkout;
                 while let Some(waiter) = self.next_waiter() {
-                    match waiter.send(Ok(checkout)) {
-                        Ok(()) => return,
-                        Err(Ok(returned)) => checkout = returned,
-                        Err(Err(_)) => return,
+                    match waiter.send(Ok(checkout.promised())) {
+                        Ok(()) | Err(Err(_)) => return,
+                        Err(Ok(returned)) => checkout = returned.returned(),
                     }
                 }
                 self.ready.borrow_mut().push(checkout);
@@ -337,18 +360,13 @@ impl Pool {
     }
 
     fn offer_streams(self: &Rc<Self>, checkout: &Checkout) {
-        let max = self.streams_max();
-        let used_up = self.shared.policy().max_requests_per_connection;
-        let mut given = 0;
-        while checkout.state.busy.get() + given < max
-            && (used_up == 0 || checkout.state.served.get() + given < used_up)
-        {
+        let policy = self.shared.policy();
+        while checkout.can_take_stream(&policy) {
             let Some(waiter) = self.next_waiter() else {
                 break;
             };
-            if waiter.send(Ok(checkout.share())).is_ok() {
-                given += 1;
-            }
+            // A waiter that has gone gives its place back by dropping it.
+            let _ = waiter.send(Ok(checkout.share().promised()));
         }
         let is_known = self
             .ready
@@ -389,11 +407,21 @@ impl Pool {
             && self.waiters.borrow().is_empty()
             && self.connecting.get() == 0
     }
+}
 
-    /// Idle and multiplexed connections that are ready now.
-    #[cfg(test)]
-    pub(super) fn ready_count(&self) -> usize {
-        self.ready.borrow().len()
+/// A request in the queue. When it goes away, a connection that has just been
+/// handed to it goes to the next one.
+struct Waiting<'a> {
+    receiver: oneshot::Receiver<Result<Checkout, TrafficError>>,
+    pool: &'a Rc<Pool>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        if let Ok(Ok(checkout)) = self.receiver.try_recv() {
+            self.pool.give_back(checkout);
+        }
     }
 }
 
@@ -402,8 +430,31 @@ impl Checkout {
         self.sender.is_closed()
     }
 
-    fn can_take_stream(&self, max: u32) -> bool {
-        self.state.busy.get() < max && !self.state.is_retired.get() && !self.sender.is_closed()
+    fn can_take_stream(&self, policy: &ConnectionPool) -> bool {
+        let served_max = match policy.max_requests_per_connection {
+            0 => u32::MAX,
+            max => max,
+        };
+        self.state.busy.get() < policy.max_concurrent_streams.max(1)
+            && self.state.served.get() < served_max
+            && !self.state.is_retired.get()
+            && !self.sender.is_closed()
+    }
+
+    /// In the hands of a request from now on.
+    fn promised(mut self) -> Self {
+        self.state.busy.set(self.state.busy.get() + 1);
+        self.state
+            .served
+            .set(self.state.served.get().saturating_add(1));
+        self.place = Some(StreamPlace(Rc::clone(&self.state)));
+        self
+    }
+
+    /// No longer in anybody's hands.
+    fn returned(mut self) -> Self {
+        self.place = None;
+        self
     }
 
     /// Another handle to a multiplexed connection.
@@ -411,6 +462,7 @@ impl Checkout {
         Self {
             sender: self.sender.share(),
             state: Rc::clone(&self.state),
+            place: None,
         }
     }
 }
