@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proxy_user::compile::compile;
-use proxy_user::settings::CompileSettings;
+use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
 use proxy_user::source::document::fuzz_entry;
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 
@@ -115,7 +115,11 @@ fn compile_yaml(input: &[u8]) {
     let loaded = DirectoryState::new().apply(&files);
     let settings = CompileSettings {
         node: "node".to_owned(),
-        ..CompileSettings::default()
+        mesh: MeshSettings::default(),
+        on_proxy_down: OnProxyDown::Degrade,
+        is_capture_labelled: false,
+        capture_host_network: false,
+        accept_unenforced_policies: false,
     };
     let first = compile(&loaded.objects, &settings);
     let second = compile(&loaded.objects, &settings);
