@@ -7,7 +7,10 @@
 mod describe;
 pub mod node;
 mod respond;
+mod route_views;
 pub mod server;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod view;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::node::Node;
 use super::view::{CountView, ExplainQuery, FindingView, StatusView};
-use super::walk;
+use super::{route_views, walk};
 use crate::finding::Severity;
 use crate::telemetry::MetricsRegistry;
 use crate::telemetry::exposition;
@@ -112,7 +112,7 @@ fn view(path: &str, context: &Context) -> Answer {
         "/services" => Answer::json(&walk::services(&snapshot())),
         "/endpoints" => Answer::json(&walk::endpoints(&snapshot())),
         "/clusters" => Answer::json(&walk::clusters(&snapshot())),
-        "/routes" => Answer::json(&walk::routes(&snapshot())),
+        "/routes" => Answer::json(&route_views::routes(&snapshot())),
         "/listeners" => Answer::json(&walk::listeners(&snapshot())),
         "/pods" => Answer::json(&walk::pods(&snapshot(), &node.pods())),
         "/connections" => Answer::json(&node.connections()),
@@ -187,7 +187,7 @@ fn dump(context: &Context) -> Value {
         "clusters": walk::clusters(&snapshot),
         "endpoints": walk::endpoints(&snapshot),
         "listeners": walk::listeners(&snapshot),
-        "routes": walk::routes(&snapshot),
+        "routes": route_views::routes(&snapshot),
         "pods": walk::pods(&snapshot, &node.pods()),
         "maps": node.maps(),
         "findings": findings(context),

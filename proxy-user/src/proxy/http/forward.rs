@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::header::SET_COOKIE;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response, StatusCode};
-use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::action::say_empty;

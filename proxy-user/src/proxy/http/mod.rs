@@ -21,6 +21,10 @@ mod route;
 mod serve;
 mod shadow;
 mod strict;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 pub(crate) use serve::serve;

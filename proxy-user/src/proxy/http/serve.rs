@@ -89,7 +89,13 @@ async fn serve_http1(
     io: TokioIo<ClientIo>,
     connection: &Rc<Connection>,
 ) -> Result<(), hyper::Error> {
-    let service = service_fn(|request| handle(Rc::clone(connection), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        if request.body().is_end_stream() {
+            // Here, since hyper looks for the client's end before it polls the future.
+            connection.state.set_awaiting();
+        }
+        handle(Rc::clone(connection), request)
+    });
     let served = http1::Builder::new().serve_connection(io, service);
     let mut served = std::pin::pin!(served.with_upgrades());
     let mut draining = connection.pod.draining.clone();
@@ -164,9 +170,6 @@ async fn handle(
     let upgrade = upgrade::requested(&head);
     let on_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let body = (!body.is_end_stream()).then_some(CallBody::Unread(body));
-    if body.is_none() {
-        connection.state.set_awaiting();
-    }
     let call = Call {
         connection: &connection,
         received,
