@@ -54,12 +54,13 @@ fn compile(text: &str, pattern: &str, unicode: bool) -> Result<Regex, BadRegex> 
         .size_limit(SIZE_MAX_BYTES)
         .dfa_size_limit(SIZE_MAX_BYTES)
         .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => BadRegex::TooLarge(pattern.to_owned()),
-            other => BadRegex::Syntax {
-                pattern: pattern.to_owned(),
-                cause: last_line(&other.to_string()),
-            },
+        .map_err(|error| {
+            let pattern = pattern.to_owned();
+            if matches!(error, regex::Error::CompiledTooBig(_)) {
+                return BadRegex::TooLarge(pattern);
+            }
+            let cause = last_line(&error.to_string());
+            BadRegex::Syntax { pattern, cause }
         })
 }
 
