@@ -71,7 +71,10 @@ fn shown(dump: &str, show: &[&str]) -> String {
     let mut text = String::new();
     for line in dump.lines() {
         if !line.starts_with(' ') && !show.is_empty() {
-            is_shown = line.split(' ').next().is_some_and(|word| show.contains(&word));
+            is_shown = line
+                .split(' ')
+                .next()
+                .is_some_and(|word| show.contains(&word));
         }
         if is_shown {
             text.push_str(line);
@@ -105,7 +108,10 @@ fn cases() -> Vec<PathBuf> {
             let path = entry.expect("the golden directory is readable").path();
             if path.is_dir() {
                 directories.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "yaml")
+            {
                 paths.push(path);
             }
         }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::api::Destination;
 
 use super::cluster::{ClusterProblem, ClusterTable};
-use super::host;
 use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
@@ -21,6 +20,7 @@ pub(crate) fn check(
     virtual_services: &VirtualServices,
     registry: &Registry,
     clusters: &ClusterTable<'_>,
+    mesh_domain: &str,
     problems: &mut Problems,
 ) {
     for rules in &virtual_services.all {
@@ -35,6 +35,7 @@ pub(crate) fn check(
             clusters,
             problems,
         };
+        checker.check_hosts(mesh_domain);
         for rule in &rules.http {
             checker.check_http(rule);
         }
@@ -53,6 +54,28 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    /// A host such as `reviews.prod` is taken as it is, though a service of that name and
+    /// namespace is there.
+    fn check_hosts(&mut self, mesh_domain: &str) {
+        for (at, host) in self.rules.hosts.iter().enumerate() {
+            let meant = [
+                format!("{host}.svc.{mesh_domain}"),
+                format!("{host}.{mesh_domain}"),
+            ];
+            let is_known = |name: &str| self.registry.candidates(name).next().is_some();
+            if is_known(host) {
+                continue;
+            }
+            if let Some(meant) = meant.iter().find(|name| is_known(name)) {
+                self.problems.warning(
+                    "dotted-host",
+                    &Place::new(&self.rules.object, format!("hosts[{at}]")),
+                    format!("{host} is taken as it is, since it has a dot; write {meant} for that service"),
+                );
+            }
+        }
+    }
+
     fn check_http(&mut self, rule: &HttpRule) {
         for (at, entry) in rule.spec.route.iter().enumerate() {
             if let Some(destination) = &entry.destination {
@@ -82,16 +105,6 @@ impl Checker<'_> {
 
     fn check_destination(&mut self, destination: &Destination, place: &Place) {
         let name = destination.host.as_str();
-        if host::looks_like_service_and_namespace(name)
-            && self.registry.find(&self.client, name).is_none()
-        {
-            self.problems.warning(
-                "dotted-host",
-                &place.field("host"),
-                format!("{name} is taken as it is, not as a service; write its full name such as {name}.svc.cluster.local"),
-            );
-            return;
-        }
         let service = self.registry.find(&self.client, name);
         let is_named = destination.port.is_some();
         let port = match (&destination.port, service) {
