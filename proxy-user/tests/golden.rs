@@ -4,7 +4,8 @@
 //! writes what comes out now; review the difference before committing it.
 //!
 //! A case may begin with comment lines that the harness reads:
-//! `# with: shop.yaml` adds a file of `tests/golden/base`, `# settings: word ...`
+//! `# with: shop.yaml` adds a file of `tests/golden/base`, and the output is what
+//! the case changes in the snapshot of that file alone; `# settings: word ...`
 //! changes settings, `# show: word ...` keeps only the parts of the snapshot whose
 //! first word is named (`findings` alone keeps none).
 
@@ -84,20 +85,109 @@ fn shown(dump: &str, show: &[&str]) -> String {
     text
 }
 
-/// Findings, then the snapshot.
+/// One line of a difference.
+struct Line<'a> {
+    mark: char,
+    text: &'a str,
+}
+
+impl Line<'_> {
+    fn depth(&self) -> usize {
+        self.text.len() - self.text.trim_start().len()
+    }
+}
+
+/// Lines that `after` has (`+`) or lacks (`-`), each below the lines it stands under.
+fn difference(before: &str, after: &str) -> String {
+    let lines = aligned(before, after);
+    let mut is_needed = vec![false; lines.len()];
+    for (at, line) in lines.iter().enumerate() {
+        if line.mark == ' ' {
+            continue;
+        }
+        is_needed[at] = true;
+        let mut depth = line.depth();
+        for above in (0..at).rev() {
+            // A line stands under one of its own side, or of both.
+            let can_hold = lines[above].mark == ' ' || lines[above].mark == line.mark;
+            if can_hold && lines[above].depth() < depth {
+                is_needed[above] = true;
+                depth = lines[above].depth();
+            }
+        }
+    }
+    let shown = lines
+        .iter()
+        .zip(is_needed)
+        .filter(|(_, is_needed)| *is_needed);
+    shown
+        .map(|(line, _)| format!("{} {}\n", line.mark, line.text))
+        .collect()
+}
+
+/// All lines of both texts; common ones, a longest common subsequence, once.
+fn aligned<'a>(before: &'a str, after: &'a str) -> Vec<Line<'a>> {
+    let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+    let mut common = vec![vec![0_u32; new.len() + 1]; old.len() + 1];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            common[i][j] = if old[i] == new[j] {
+                common[i + 1][j + 1] + 1
+            } else {
+                common[i + 1][j].max(common[i][j + 1])
+            };
+        }
+    }
+    let mut lines = Vec::new();
+    let (mut i, mut j) = (0, 0);
+    while i < old.len() || j < new.len() {
+        if i < old.len() && j < new.len() && old[i] == new[j] {
+            lines.push(Line {
+                mark: ' ',
+                text: old[i],
+            });
+            (i, j) = (i + 1, j + 1);
+        } else if j == new.len() || (i < old.len() && common[i + 1][j] >= common[i][j + 1]) {
+            lines.push(Line {
+                mark: '-',
+                text: old[i],
+            });
+            i += 1;
+        } else {
+            lines.push(Line {
+                mark: '+',
+                text: new[j],
+            });
+            j += 1;
+        }
+    }
+    lines
+}
+
+fn compiled(files: &Files, header: &Header<'_>) -> (String, String) {
+    let loaded = DirectoryState::new().apply(files);
+    let compiled = compile(&loaded.objects, &settings(&header.settings));
+    let findings = loaded.findings.iter().chain(&compiled.findings);
+    let findings: String = findings.map(|finding| format!("{finding}\n")).collect();
+    (findings, shown(&dump(&compiled.snapshot), &header.show))
+}
+
+/// Findings, then the snapshot or what the case changes in it.
 fn output(name: &str, text: &str) -> (String, String) {
     let header = header(text);
-    let mut files = Files::from([(Arc::from(name), FileText::from(text))]);
+    let mut files = Files::new();
     for name in &header.with {
         let base = std::fs::read_to_string(root().join("base").join(name));
         let base = base.expect("the base file is there");
         files.insert(Arc::from(*name), FileText::from(base.as_str()));
     }
-    let loaded = DirectoryState::new().apply(&files);
-    let compiled = compile(&loaded.objects, &settings(&header.settings));
-    let findings = loaded.findings.iter().chain(&compiled.findings);
-    let findings: String = findings.map(|finding| format!("{finding}\n")).collect();
-    (findings, shown(&dump(&compiled.snapshot), &header.show))
+    let before = (!files.is_empty()).then(|| compiled(&files, &header).1);
+    files.insert(Arc::from(name), FileText::from(text));
+    let (findings, after) = compiled(&files, &header);
+    match before {
+        Some(before) => (findings, difference(&before, &after)),
+        None => (findings, after),
+    }
 }
 
 fn cases() -> Vec<PathBuf> {
