@@ -78,6 +78,10 @@ pub(crate) async fn serve(stream: PrefixedStream, facts: ConnectionFacts, pod: R
     };
     if let Err(error) = served {
         debug!(%error, client = %connection.remote, "an HTTP connection ended early");
+        if error.is_parse() && !is_http2 {
+            let dialled = connection.facts.original_dst;
+            Exchange::malformed(&connection.pod, connection.remote, dialled, &error);
+        }
     }
     let tunnel = connection.tunnel.take();
     if let Some(tunnel) = tunnel {
