@@ -15,32 +15,12 @@ type Row = (&'static str, &'static str);
 
 /// The finding's words where a rule acts, without the field.
 const WITHOUT: &str = "the rule acts without it";
-/// Where a rule answers by itself.
-const ANSWERS_503: &str = "the rule answers 503";
 /// Where traffic must not go out as written nor otherwise.
 const REFUSED: &str = "HTTP to these endpoints is answered 503, TCP is refused";
 /// Where the object does nothing.
 const ABSENT: &str = "it acts as if the object were absent";
 
-const VIRTUAL_SERVICE: &[Row] = &[
-    ("http[].redirect", ANSWERS_503),
-    ("http[].directResponse", ANSWERS_503),
-    ("http[].delegate", ANSWERS_503),
-    ("http[].fault.abort", ANSWERS_503),
-    ("http[].fault.delay", WITHOUT),
-    ("http[].rewrite", WITHOUT),
-    ("http[].retries", WITHOUT),
-    ("http[].mirror", WITHOUT),
-    ("http[].mirrors", WITHOUT),
-    ("http[].corsPolicy", WITHOUT),
-    ("http[].headers", WITHOUT),
-    ("http[].route[].headers", WITHOUT),
-    ("http[].match[].statPrefix", WITHOUT),
-    (
-        "tls",
-        "the section has no effect; TLS goes to the service that was dialled",
-    ),
-];
+const VIRTUAL_SERVICE: &[Row] = &[("http[].match[].statPrefix", WITHOUT)];
 
 const DESTINATION_RULE: &[Row] = &[
     ("POLICY.outlierDetection", WITHOUT),

@@ -90,7 +90,13 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         &mut clusters,
         &mut problems,
     );
-    route_check::check(&virtual_services, &registry, &clusters, &mut problems);
+    route_check::check(
+        &virtual_services,
+        &registry,
+        &clusters,
+        &settings.mesh.domain,
+        &mut problems,
+    );
     findings.extend(problems.into_findings());
     let context = PodContext {
         objects,

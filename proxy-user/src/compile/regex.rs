@@ -31,7 +31,7 @@ pub(crate) enum BadRegex {
 /// An expression that must match the whole text.
 pub(crate) fn compile_anchored(pattern: &str) -> Result<Regex, BadRegex> {
     // `anchored(".*")` stays as it is, so that a catch-all is still recognised.
-    build(pattern, |translated| anchored(translated))
+    build(pattern, anchored)
 }
 
 /// An expression that is searched for.
@@ -61,12 +61,14 @@ fn compile(text: &str, pattern: &str, unicode: bool) -> Result<Regex, BadRegex> 
         .size_limit(SIZE_MAX_BYTES)
         .dfa_size_limit(SIZE_MAX_BYTES)
         .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => BadRegex::TooLarge(pattern.to_owned()),
-            other => BadRegex::Syntax {
+        .map_err(|error| {
+            if matches!(error, regex::Error::CompiledTooBig(_)) {
+                return BadRegex::TooLarge(pattern.to_owned());
+            }
+            BadRegex::Syntax {
                 pattern: pattern.to_owned(),
-                cause: last_line(&other.to_string()),
-            },
+                cause: last_line(&error.to_string()),
+            }
         })
 }
 
