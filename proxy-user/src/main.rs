@@ -1,2 +1,7 @@
 //! The `mizzen` binary: parses the command line and dispatches.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    proxy_user::cli::main()
+}

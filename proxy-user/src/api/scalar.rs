@@ -9,9 +9,36 @@ use serde::Deserialize;
 
 /// A length of time as Istio writes it: Go style (`1h30m`, `250ms`) or protobuf
 /// style (`1.5s`). Zero is kept; what a field allows is a matter of validation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(pub time::Duration);
+
+/// What a duration looks like, for messages.
+const DURATION: &str = "a duration such as \"250ms\"";
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Duration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(DURATION)
+            }
+
+            fn visit_newtype_struct<D: serde::Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Duration, D::Error> {
+                deserializer.deserialize_str(self)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_newtype_struct(DURATION, Visitor)
+    }
+}
 
 impl Duration {
     /// The value for the standard library's timers.
@@ -34,16 +61,8 @@ impl fmt::Display for Duration {
 
 /// Text that is no duration. `Display` says what is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected a duration such as \"250ms\", \"1.5s\" or \"1h30m\", found {0:?}")]
+#[error("expected {DURATION}, \"1.5s\" or \"1h30m\", found {0:?}")]
 pub struct BadDuration(String);
-
-impl TryFrom<String> for Duration {
-    type Error = BadDuration;
-
-    fn try_from(text: String) -> Result<Self, BadDuration> {
-        text.parse()
-    }
-}
 
 impl FromStr for Duration {
     type Err = BadDuration;

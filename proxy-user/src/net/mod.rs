@@ -5,6 +5,7 @@
 
 pub mod addr;
 pub mod bridge;
+pub mod socket;
 
 pub use addr::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId, UpstreamAddr};
 pub use bridge::{CapturedDst, Heartbeat, OriginalDstSource, SocketFactory};

@@ -135,8 +135,13 @@ pub struct ScopeView {
     pub exact: HashMap<(IpAddr, u16), Option<Arc<Destination>>>,
     /// By CIDR and port, longest prefix first.
     pub cidrs: Vec<(IpNet, u16, Arc<Destination>)>,
+    /// The CIDRs above are all that there are: those of the base do not count.
+    pub replaces_cidrs: bool,
     /// Any address on this port (Istio's `0.0.0.0_PORT` listeners).
     pub port_wide: HashMap<u16, Option<Arc<Destination>>>,
+    /// Tables of whole ports that stand in for those of the base's destinations; read
+    /// them by [`Self::route_table`].
+    pub port_tables: HashMap<u16, Arc<RouteTable>>,
     /// Looked up for what this scope does not name.
     pub base: Option<Arc<ScopeView>>,
     /// REGISTRY_ONLY: what nobody names is refused.
@@ -171,6 +176,15 @@ impl ScopeView {
         }
     }
 
+    /// The route table for HTTP on `destination`, as this scope sees it: destinations are
+    /// shared between scopes, the table of their port may be the scope's own.
+    #[must_use]
+    pub fn route_table<'a>(&'a self, destination: &'a Destination) -> Option<&'a Arc<RouteTable>> {
+        let shared = destination.http.as_ref()?;
+        let own = self.port_tables.get(&destination.port);
+        Some(own.filter(|own| own.name == shared.name).unwrap_or(shared))
+    }
+
     fn find_exact(&self, ip: IpAddr, port: u16) -> Option<&Arc<Destination>> {
         match self.exact.get(&(ip, port)) {
             Some(entry) => entry.as_ref(),
@@ -184,7 +198,8 @@ impl ScopeView {
             .iter()
             .find(|(net, cidr_port, _)| *cidr_port == port && net.contains(&ip))
             .map(|(net, _, found)| (net.prefix_len(), found));
-        let base = self.base.as_ref().and_then(|base| base.find_cidr(ip, port));
+        let base = self.base.as_ref().filter(|_| !self.replaces_cidrs);
+        let base = base.and_then(|base| base.find_cidr(ip, port));
         match (own, base) {
             (Some(own), Some(base)) => Some(if own.0 >= base.0 { own } else { base }),
             (own, base) => own.or(base),

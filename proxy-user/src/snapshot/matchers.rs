@@ -66,6 +66,8 @@ pub struct HttpMatch {
     pub authority: Option<StringMatcher>,
     /// All must hold.
     pub headers: Vec<HeaderMatcher>,
+    /// Entries of `headers` and `withoutHeaders` that name a pseudo header; all must hold.
+    pub pseudo_headers: Vec<PseudoMatcher>,
     /// All must hold.
     pub query_params: Vec<QueryMatcher>,
     /// Where the element stands.
@@ -85,6 +87,8 @@ pub enum Mismatch {
     Authority,
     /// This header.
     Header(HeaderName),
+    /// This pseudo header.
+    PseudoHeader(PseudoHeader),
     /// This query parameter.
     QueryParam(Box<str>),
 }
@@ -120,6 +124,13 @@ impl HttpMatch {
             return Err(Mismatch::Header(failing.name.clone()));
         }
         if let Some(failing) = self
+            .pseudo_headers
+            .iter()
+            .find(|header| !header.is_match(request))
+        {
+            return Err(Mismatch::PseudoHeader(failing.name));
+        }
+        if let Some(failing) = self
             .query_params
             .iter()
             .find(|param| !param.is_match(request.query))
@@ -145,6 +156,7 @@ impl HttpMatch {
             && self.method.is_none()
             && self.authority.is_none()
             && self.headers.is_empty()
+            && self.pseudo_headers.is_empty()
             && self.query_params.is_empty()
     }
 }
@@ -182,6 +194,75 @@ impl HeaderMatcher {
             return !lines.any(|line| matcher.is_match(line.as_bytes()));
         }
         lines.any(|line| matcher.is_match(line.as_bytes()))
+    }
+}
+
+/// A pseudo header that `headers` and `withoutHeaders` may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PseudoHeader {
+    /// `:method`.
+    Method,
+    /// `:scheme`.
+    Scheme,
+    /// `:authority`, also written `host`.
+    Authority,
+    /// `:path`, with its query.
+    Path,
+}
+
+impl PseudoHeader {
+    /// The pseudo header of this name; `:status` is a response's and never there.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            ":method" => Some(Self::Method),
+            ":scheme" => Some(Self::Scheme),
+            ":path" => Some(Self::Path),
+            _ if name.eq_ignore_ascii_case("host") || name == ":authority" => Some(Self::Authority),
+            _ => None,
+        }
+    }
+
+    /// The name, with its colon.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => ":method",
+            Self::Scheme => ":scheme",
+            Self::Authority => ":authority",
+            Self::Path => ":path",
+        }
+    }
+}
+
+/// An entry of `headers` or `withoutHeaders` that names a pseudo header.
+#[derive(Debug, Clone)]
+pub struct PseudoMatcher {
+    /// Which.
+    pub name: PseudoHeader,
+    /// `None` asks for presence: every request has all of them.
+    pub value: Option<StringMatcher>,
+    /// An entry of `withoutHeaders`.
+    pub is_negated: bool,
+}
+
+impl PseudoMatcher {
+    /// Whether the request fulfils it.
+    #[must_use]
+    pub fn is_match(&self, request: &RequestFacts<'_>) -> bool {
+        let Some(matcher) = &self.value else {
+            return !self.is_negated;
+        };
+        let is_match = |value: &str| matcher.is_match(value.as_bytes());
+        let found = match (self.name, request.query) {
+            (PseudoHeader::Method, _) => is_match(request.method),
+            (PseudoHeader::Scheme, _) => is_match(request.scheme),
+            (PseudoHeader::Authority, _) => is_match(request.authority),
+            (PseudoHeader::Path, None) => is_match(request.path),
+            // The one matcher that needs both parts of the target in one piece.
+            (PseudoHeader::Path, Some(query)) => is_match(&format!("{}?{query}", request.path)),
+        };
+        found != self.is_negated
     }
 }
 

@@ -315,7 +315,7 @@ pub enum RedirectPath {
 }
 
 /// One compiled `tcp` rule.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TcpRoute {
     /// Any must contain the original destination; empty matches all.
     pub destination_subnets: Vec<IpNet>,
@@ -328,7 +328,7 @@ pub struct TcpRoute {
 }
 
 /// One compiled `tls` rule.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TlsRoute {
     /// Exact or `*.x`, lower case; empty matches any SNI and none.
     pub sni_hosts: Vec<Arc<str>>,

@@ -1,1 +1,15 @@
-//! source
+//! Where objects come from: YAML text or an API server in, complete sets of
+//! typed objects with their places and findings out. Never looks at what the
+//! objects mean together.
+//!
+//! Start at [`directory`]; [`state`] is its pure part: texts in, the set in
+//! force out, object by object with last good versions. [`document`] alone
+//! knows YAML.
+
+pub mod directory;
+pub mod document;
+pub mod mesh;
+pub mod node;
+pub mod object;
+pub mod state;
+mod typed;

@@ -111,6 +111,19 @@ impl ResponseFlags {
     }
 }
 
+impl ResponseFlags {
+    /// The text of TCP metrics and access logs: Envoy's TCP proxy lists the failure of
+    /// the last attempt before `URX`, so `UF,URX`.
+    #[must_use]
+    pub fn connection_text(self) -> Cow<'static, str> {
+        if !self.contains(Self::URX) || self == Self::URX {
+            return self.text();
+        }
+        let others = Self(self.0 & !Self::URX.0);
+        Cow::Owned(format!("{},URX", others.text()))
+    }
+}
+
 /// The service that a request or connection was for (Istio labels `destination_service*`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DestinationLabels {
@@ -311,6 +324,18 @@ mod tests {
             (ResponseFlags::NR, "NR"),
         ] {
             assert_eq!(flags.text(), text);
+        }
+    }
+
+    #[test]
+    fn connections_name_the_failure_before_the_limit() {
+        for (flags, text) in [
+            (ResponseFlags::default(), "-"),
+            (ResponseFlags::UF.with(ResponseFlags::URX), "UF,URX"),
+            (ResponseFlags::URX, "URX"),
+            (ResponseFlags::UH, "UH"),
+        ] {
+            assert_eq!(flags.connection_text(), text);
         }
     }
 }

@@ -1,0 +1,134 @@
+//! Which services and VirtualServices one client may see otherwise than the client that all
+//! scopes share. Everything else is taken over from the base as it is.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::claims::Owner;
+use super::facet::Collector;
+use super::registry::Service;
+use super::scope::ClientView;
+use super::virtual_service::MeshRules;
+
+/// What has to be compiled anew for a client.
+#[derive(Debug, Default)]
+pub(crate) struct Affected {
+    /// Definitions that the client sees, in creation order.
+    pub(crate) services: Vec<Arc<Service>>,
+    /// In creation order.
+    pub(crate) rules: Vec<Arc<MeshRules>>,
+    /// Whose claims of the base do not count: also those that the client does not see.
+    pub(crate) owners: HashSet<Owner>,
+}
+
+/// Finds what `client` sees otherwise than `shared`.
+pub(crate) fn find_affected(
+    collector: &Collector<'_, '_>,
+    client: &ClientView,
+    shared: &ClientView,
+) -> Affected {
+    let registry = collector.registry;
+    let mut hosts: BTreeSet<Arc<str>> = BTreeSet::new();
+    for host in registry.namespace_dependent_hosts() {
+        let own = registry.find(client, host).map(|service| service.index);
+        let base = registry.find(shared, host).map(|service| service.index);
+        if own != base {
+            hosts.insert(Arc::clone(host));
+        }
+    }
+    for service in &registry.services {
+        let has_short_name = service.namespace == client.namespace
+            || service
+                .aliases
+                .iter()
+                .any(|alias| alias.namespace == client.namespace || !alias.export_to.is_public());
+        if has_short_name || !collector.router.clusters.is_shared(client, service) {
+            hosts.insert(Arc::clone(&service.host));
+        }
+    }
+    let mut rules: BTreeSet<usize> = BTreeSet::new();
+    for candidate in &collector.virtual_services.all {
+        let is_private = !candidate.export_to.is_public() && candidate.bucket(client).is_some();
+        let leads_to_affected = candidate
+            .destination_hosts
+            .iter()
+            .any(|host| hosts.contains(host.as_str()));
+        if is_private || candidate.depends_on_client || leads_to_affected {
+            rules.insert(candidate.index);
+        }
+    }
+    for &index in &rules {
+        if let Some(rules) = collector.virtual_services.all.get(index) {
+            add_governed_hosts(collector, rules, &mut hosts);
+        }
+    }
+    // What hosts without a service do depends on the services beside them.
+    for host in &hosts {
+        for client in [client, shared] {
+            let governing = collector.virtual_services.select(client, host);
+            rules.extend(governing.map(|rules| rules.index));
+        }
+    }
+    // A private host hides the public ones of the same name.
+    let hidden: Vec<usize> = rules
+        .iter()
+        .filter_map(|&index| collector.virtual_services.all.get(index))
+        .flat_map(|rules| &rules.hosts)
+        .filter_map(|host| collector.virtual_services.owner_of(shared, host))
+        .map(|rules| rules.index)
+        .collect();
+    rules.extend(hidden);
+    affected(collector, client, &hosts, &rules)
+}
+
+/// Hosts of services that some host of `rules` covers.
+fn add_governed_hosts(
+    collector: &Collector<'_, '_>,
+    rules: &MeshRules,
+    hosts: &mut BTreeSet<Arc<str>>,
+) {
+    for host in &rules.hosts {
+        hosts.insert(Arc::clone(host));
+        let below = collector
+            .by_wildcard
+            .get(host)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let below = below
+            .iter()
+            .filter_map(|&index| collector.registry.services.get(index));
+        hosts.extend(below.map(|service| Arc::clone(&service.host)));
+        // An alias acts within the virtual hosts of what it stands for.
+        if let Some(alias) = collector.registry.aliases.get(host) {
+            hosts.insert(Arc::clone(&alias.target));
+        }
+    }
+}
+
+fn affected(
+    collector: &Collector<'_, '_>,
+    client: &ClientView,
+    hosts: &BTreeSet<Arc<str>>,
+    rules: &BTreeSet<usize>,
+) -> Affected {
+    let mut affected = Affected::default();
+    for host in hosts {
+        let candidates = collector.registry.candidates(host);
+        affected
+            .owners
+            .extend(candidates.map(|service| Owner::Service(service.index)));
+        affected
+            .services
+            .extend(collector.registry.find_imported(client, host).cloned());
+    }
+    affected.services.sort_by_key(|service| service.index);
+    affected
+        .owners
+        .extend(rules.iter().copied().map(Owner::Rules));
+    affected.rules = rules
+        .iter()
+        .filter_map(|&index| collector.virtual_services.all.get(index))
+        .cloned()
+        .collect();
+    affected
+}

@@ -1,0 +1,408 @@
+//! Clusters: (service, port, subset) with the policy that applies for one client.
+//! Start at [`ClusterTable::resolve`].
+//!
+//! Everything is memoised: equal answers are one `Arc`, endpoint sets are shared
+//! by all variants of a (service, port, subset).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::api::TrafficPolicy;
+use crate::settings::CompileSettings;
+use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
+use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
+use crate::snapshot::policy::LoadBalancer;
+use crate::snapshot::{Cluster, ClusterRef, Provenance};
+
+use super::destination_rule::{Rule, RuleIndex};
+use super::policy::{self, Blocks};
+use super::provenance;
+use super::registry::workload::is_selected;
+use super::registry::{Labels, Registry, Resolution, Service, ServiceKind, ServicePort};
+use super::scope::ClientView;
+
+/// All clusters that were asked for.
+#[derive(Debug)]
+pub(crate) struct ClusterTable<'a> {
+    registry: &'a Registry,
+    rules: &'a RuleIndex,
+    settings: &'a CompileSettings,
+    clusters: HashMap<ClusterId, ClusterRef>,
+    endpoints: HashMap<EndpointsId, Arc<EndpointCell>>,
+    shared_client: ClientView,
+}
+
+/// Identity of a cluster while compiling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ClusterId {
+    service: usize,
+    port: u16,
+    rule: Option<usize>,
+    subset: Option<usize>,
+}
+
+/// Identity of an endpoint set: variants of a cluster share one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct EndpointsId {
+    service: usize,
+    port: u16,
+    labels: Labels,
+    drops_unhealthy: bool,
+}
+
+/// What a name resolves to, before anything is built.
+struct Found<'a> {
+    service: &'a Arc<Service>,
+    port: &'a ServicePort,
+    port_index: usize,
+    rule: Option<&'a Rule>,
+    /// Place among the rule's subsets; `None` is the whole service.
+    subset: Option<usize>,
+}
+
+/// Why [`ClusterTable::resolve`] gave [`ClusterRef::Missing`]. `Display` is the
+/// message of a finding.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ClusterProblem {
+    /// No object that the client sees defines the host.
+    #[error("no service {host} is visible here{hint}; what goes there gets 503")]
+    UnknownHost {
+        /// As resolved.
+        host: String,
+        /// What was perhaps meant, with its own punctuation, or empty.
+        hint: String,
+    },
+    /// The service has no such port.
+    #[error("{host} has no port {port}, only {known}; what goes there gets 503")]
+    UnknownPort {
+        /// As resolved.
+        host: String,
+        /// Asked for.
+        port: u16,
+        /// Numbers, comma separated.
+        known: String,
+    },
+    /// No DestinationRule that applies here defines the subset.
+    #[error("{host} has no subset {subset}: {known}; what goes there gets 503")]
+    UnknownSubset {
+        /// As resolved.
+        host: String,
+        /// Asked for.
+        subset: String,
+        /// What applies instead.
+        known: String,
+    },
+}
+
+impl<'a> ClusterTable<'a> {
+    /// An empty table over services and DestinationRules.
+    pub(crate) fn new(
+        registry: &'a Registry,
+        rules: &'a RuleIndex,
+        settings: &'a CompileSettings,
+    ) -> Self {
+        Self {
+            registry,
+            rules,
+            settings,
+            clusters: HashMap::new(),
+            endpoints: HashMap::new(),
+            shared_client: ClientView::shared(settings.mesh.is_registry_only),
+        }
+    }
+
+    /// The cluster of `host` (fully qualified, lower case) and `port` for `client`;
+    /// an empty `subset` is the whole service. An ExternalName host gives its
+    /// target's cluster on the ports that it declares.
+    pub(crate) fn resolve(
+        &mut self,
+        client: &ClientView,
+        host: &str,
+        port: u16,
+        subset: &str,
+    ) -> ClusterRef {
+        let found = match self.find(client, host, port, subset) {
+            Ok(found) => found,
+            Err(_) => return ClusterRef::Missing(cluster_name(port, subset, host)),
+        };
+        let id = ClusterId {
+            service: found.service.index,
+            port,
+            rule: found.rule.map(|rule| rule.index),
+            subset: found.subset,
+        };
+        if let Some(known) = self.clusters.get(&id) {
+            return known.clone();
+        }
+        let cluster = self.build(&found);
+        self.clusters.insert(id, cluster.clone());
+        cluster
+    }
+
+    /// Why [`Self::resolve`] finds nothing, or `None` if it does.
+    pub(crate) fn problem(
+        &self,
+        client: &ClientView,
+        host: &str,
+        port: u16,
+        subset: &str,
+    ) -> Option<ClusterProblem> {
+        self.find(client, host, port, subset).err()
+    }
+
+    /// Whether some DestinationRule applies to `host` for `client`.
+    pub(crate) fn has_rule(&self, client: &ClientView, host: &str) -> bool {
+        let service = self.registry.find(client, host);
+        service.is_some_and(|service| self.rules.find(client, service).is_some())
+    }
+
+    /// Whether `client` gets the same clusters for `service` as the shared client
+    /// ([`ClientView::shared`]), provided that both see this definition of it.
+    pub(crate) fn is_shared(&self, client: &ClientView, service: &Service) -> bool {
+        if self.rules.is_same_for(client) {
+            return true;
+        }
+        let own = self.rules.find(client, service).map(|rule| rule.index);
+        let shared = self.rules.find(&self.shared_client, service);
+        own == shared.map(|rule| rule.index)
+    }
+
+    /// All clusters, in order of name and variant.
+    pub(crate) fn into_clusters(self) -> Vec<Arc<Cluster>> {
+        let mut clusters: Vec<Arc<Cluster>> = self
+            .clusters
+            .into_values()
+            .filter_map(|cluster| match cluster {
+                ClusterRef::Known(cluster) => Some(cluster),
+                ClusterRef::Missing(_) | ClusterRef::NotHonoured(_) => None,
+            })
+            .collect();
+        clusters.sort_by(|a, b| (&a.name, &a.variant).cmp(&(&b.name, &b.variant)));
+        clusters
+    }
+
+    fn find(
+        &self,
+        client: &ClientView,
+        name: &str,
+        number: u16,
+        subset: &str,
+    ) -> Result<Found<'a>, ClusterProblem> {
+        let (registry, rules) = (self.registry, self.rules);
+        let service = find_service(registry, client, name, number)
+            .ok_or_else(|| self.unknown_host(client, name))?;
+        let mut ports = service.ports.iter().enumerate();
+        let Some((port_index, port)) = ports.find(|(_, port)| port.number == number) else {
+            let known = service.ports.iter().map(|port| port.number.to_string());
+            return Err(ClusterProblem::UnknownPort {
+                host: name.to_owned(),
+                port: number,
+                known: known.collect::<Vec<_>>().join(", "),
+            });
+        };
+        let rule = rules.find(client, service);
+        let subset = match subset {
+            "" => None,
+            wanted => match rule.and_then(|rule| rule.subset(wanted)) {
+                Some((at, _, _)) => Some(at),
+                None => return Err(unknown_subset(name, wanted, rule)),
+            },
+        };
+        Ok(Found {
+            service,
+            port,
+            port_index,
+            rule,
+            subset,
+        })
+    }
+
+    fn unknown_host(&self, client: &ClientView, name: &str) -> ClusterProblem {
+        let full = format!("{name}.svc.{}", self.settings.mesh.domain);
+        let hint = if self.registry.aliases.contains_key(name) {
+            // Istio: only a direct alias on a port that it declares leads anywhere.
+            ": the ExternalName Service leads to no service of the mesh on this port".to_owned()
+        } else if self.registry.candidates(name).next().is_some() {
+            ": its exportTo does not name this namespace".to_owned()
+        } else if self.registry.find(client, &full).is_some() {
+            format!(": a name with a dot is not expanded, write {full}")
+        } else {
+            String::new()
+        };
+        ClusterProblem::UnknownHost {
+            host: name.to_owned(),
+            hint,
+        }
+    }
+
+    fn build(&mut self, found: &Found<'a>) -> ClusterRef {
+        let Found {
+            service,
+            port,
+            rule,
+            ..
+        } = *found;
+        let subset = found.subset.and_then(|at| rule?.subset_at(at));
+        let destination: Option<&TrafficPolicy> = rule
+            .and_then(|rule| rule.policy.as_ref())
+            .and_then(|object| object.spec.traffic_policy.as_ref());
+        let subset_policy = subset.and_then(|(_, _, subset)| subset.traffic_policy.as_ref());
+        let blocks = policy::effective(destination, subset_policy, port.number);
+        let subset_name = subset.map_or("", |(_, _, subset)| subset.name.as_str());
+        let name = cluster_name(port.number, subset_name, &service.host);
+        if blocks.not_honoured().is_some() {
+            return ClusterRef::NotHonoured(name);
+        }
+        let mesh = &self.settings.mesh;
+        let mut compiled = policy::compile_policy(&blocks, mesh);
+        let (protocol, is_upgraded) =
+            policy::upstream_protocol(port.protocol, blocks.connection_pool, mesh);
+        compiled.pool.h2_upgrade = is_upgraded;
+        if service.has_client_ip_affinity && rule.is_none() && protocol == UpstreamProtocol::Tcp {
+            // Plain Kubernetes would keep a client's connections on one endpoint.
+            compiled.load_balancer = policy::source_ip_hash();
+        }
+        let discovery = discovery_of(service, port, &compiled.load_balancer);
+        let labels = subset.map(|(_, _, subset)| &subset.labels);
+        let endpoints = self.endpoint_cell(found, labels, &blocks);
+        ClusterRef::Known(Arc::new(Cluster {
+            name,
+            variant: self.variant(service, rule),
+            host: Arc::clone(&service.host),
+            service_namespace: Arc::clone(&service.namespace),
+            service_name: match service.kind {
+                ServiceKind::Kubernetes => Arc::clone(&service.name),
+                // Istio reports a ServiceEntry's host as the service's name.
+                ServiceKind::ServiceEntry => Arc::clone(&service.host),
+            },
+            port: port.number,
+            subset: Arc::from(subset_name),
+            protocol,
+            discovery,
+            policy: compiled,
+            endpoints,
+            provenance: rule.and_then(|rule| cluster_provenance(rule, found.subset, port.number)),
+        }))
+    }
+
+    /// Tells clusters of one name apart: by the rule, and by the definition where a
+    /// host has several.
+    fn variant(&self, service: &Arc<Service>, rule: Option<&Rule>) -> Arc<str> {
+        let name = rule.map_or_else(|| Arc::from(""), |rule| Arc::clone(&rule.name));
+        let first = self.registry.candidates(&service.host).next();
+        if first.is_none_or(|first| Arc::ptr_eq(first, service)) {
+            return name;
+        }
+        Arc::from(format!("{name}@{}", service.provenance.object))
+    }
+
+    fn endpoint_cell(
+        &mut self,
+        found: &Found<'a>,
+        labels: Option<&Labels>,
+        blocks: &Blocks<'_>,
+    ) -> Arc<EndpointCell> {
+        let id = EndpointsId {
+            service: found.service.index,
+            port: found.port.number,
+            labels: labels.cloned().unwrap_or_default(),
+            drops_unhealthy: blocks.drops_unhealthy(),
+        };
+        if let Some(known) = self.endpoints.get(&id) {
+            return Arc::clone(known);
+        }
+        let all = found.service.endpoints.get(found.port_index);
+        let endpoints = all
+            .into_iter()
+            .flatten()
+            .filter(|endpoint| is_selected(&id.labels, &endpoint.workload))
+            .filter(|endpoint| !id.drops_unhealthy || endpoint.health == Health::Healthy)
+            .cloned()
+            .collect();
+        let cell = Arc::new(EndpointCell::new(EndpointSet { endpoints }));
+        self.endpoints.insert(id, Arc::clone(&cell));
+        cell
+    }
+}
+
+/// The service that `name` means as a destination on `port`.
+fn find_service<'a>(
+    registry: &'a Registry,
+    client: &ClientView,
+    name: &str,
+    port: u16,
+) -> Option<&'a Arc<Service>> {
+    if let Some(service) = registry.find(client, name) {
+        return Some(service);
+    }
+    let alias = registry.aliases.get(name)?;
+    let is_usable = alias.export_to.includes(&client.namespace) && alias.ports.contains(&port);
+    // A target that is an alias itself is no service, so two steps lead nowhere.
+    is_usable
+        .then(|| registry.find(client, &alias.target))
+        .flatten()
+}
+
+fn unknown_subset(host: &str, subset: &str, rule: Option<&Rule>) -> ClusterProblem {
+    let known = match rule {
+        None => "no DestinationRule applies to it here".to_owned(),
+        Some(rule) => {
+            let names: Vec<&str> = rule.subset_names().collect();
+            let names = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            };
+            format!("{} defines {names}", rule.lead.reference())
+        }
+    };
+    ClusterProblem::UnknownSubset {
+        host: host.to_owned(),
+        subset: subset.to_owned(),
+        known,
+    }
+}
+
+/// Istio, `convertResolution` in pilot/pkg/networking/core/cluster.go: headless
+/// services are dialled at the address that the client chose, also for HTTP.
+fn discovery_of(service: &Service, port: &ServicePort, balancer: &LoadBalancer) -> Discovery {
+    match service.resolution {
+        Resolution::OriginalDst => Discovery::OriginalDst {
+            port: port.target_port,
+        },
+        Resolution::Headless => Discovery::OriginalDst { port: None },
+        Resolution::Endpoints if *balancer == LoadBalancer::Passthrough => {
+            Discovery::OriginalDst { port: None }
+        }
+        Resolution::Endpoints => Discovery::Endpoints,
+    }
+}
+
+/// The most specific part of the rule that acts on the cluster.
+fn cluster_provenance(rule: &Rule, subset: Option<usize>, port: u16) -> Option<Provenance> {
+    if let Some((object, place, subset)) = subset.and_then(|at| rule.subset_at(at)) {
+        let policy = subset.traffic_policy.as_ref();
+        let at_port = policy.and_then(|policy| policy::port_level_place(policy, port));
+        let field = match at_port {
+            Some(at) => format!("spec.subsets[{place}].trafficPolicy.portLevelSettings[{at}]"),
+            None => format!("spec.subsets[{place}]"),
+        };
+        return Some(provenance(object, &field));
+    }
+    let object = rule.policy.as_ref().unwrap_or(&rule.lead);
+    let policy = object.spec.traffic_policy.as_ref()?;
+    let field = match policy::port_level_place(policy, port) {
+        Some(at) => format!("spec.trafficPolicy.portLevelSettings[{at}]"),
+        None => "spec.trafficPolicy".to_owned(),
+    };
+    Some(provenance(object.as_ref(), &field))
+}
+
+/// `outbound|port|subset|host`, as Istio names clusters.
+pub(crate) fn cluster_name(port: u16, subset: &str, host: &str) -> Arc<str> {
+    Arc::from(format!("outbound|{port}|{subset}|{host}"))
+}
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

@@ -1,0 +1,117 @@
+//! Findings that need more than one object: DestinationRules that concern nothing.
+//!
+//! Source: Istio's analysers, pkg/config/analysis/msg/messages.yaml.
+
+use std::collections::HashMap;
+
+use crate::api::{DestinationRule, Object, ObjectSet};
+use crate::finding::{Finding, Severity};
+use crate::settings::CompileSettings;
+
+use super::host;
+use super::registry::workload::is_selected;
+use super::registry::{Registry, Service};
+use super::scope::is_subset;
+
+/// Reports hosts of DestinationRules that no service has, subsets that select no
+/// endpoint and selectors that select no pod.
+pub(crate) fn check_rules(
+    objects: &ObjectSet,
+    settings: &CompileSettings,
+    registry: &Registry,
+    findings: &mut Vec<Finding>,
+) {
+    let mut by_host: HashMap<&str, Vec<&Service>> = HashMap::new();
+    for service in &registry.services {
+        by_host.entry(&service.host).or_default().push(service);
+    }
+    for object in objects.destination_rules.values() {
+        let namespace = object.meta.namespace.as_str();
+        let name = host::expand(&object.spec.host, namespace, &settings.mesh.domain);
+        let name = name.to_ascii_lowercase();
+        let services: Vec<&Service> = if host::is_wildcarded(&name) {
+            let all = registry.services.iter().map(AsRef::as_ref);
+            all.filter(|service| host::is_subset_of(&service.host, &name))
+                .collect()
+        } else {
+            by_host.get(name.as_str()).cloned().unwrap_or_default()
+        };
+        if services.is_empty() {
+            findings.push(unknown_host(object, &name, settings, &by_host, registry));
+        } else {
+            check_subsets(object, &services, findings);
+        }
+        check_selector(objects, object, findings);
+    }
+}
+
+fn unknown_host(
+    object: &Object<DestinationRule>,
+    name: &str,
+    settings: &CompileSettings,
+    by_host: &HashMap<&str, Vec<&Service>>,
+    registry: &Registry,
+) -> Finding {
+    let full = format!("{name}.svc.{}", settings.mesh.domain);
+    let hint = if by_host.contains_key(full.as_str()) {
+        format!("; a name with a dot is not expanded, write {full}")
+    } else if registry.aliases.contains_key(name) {
+        "; an ExternalName Service takes the rules of what it stands for".to_owned()
+    } else {
+        String::new()
+    };
+    let message = format!("no service matches {name}: the rule has no effect{hint}");
+    object.finding(Severity::Warning, "unknown-host", "host", message)
+}
+
+fn check_subsets(
+    object: &Object<DestinationRule>,
+    services: &[&Service],
+    findings: &mut Vec<Finding>,
+) {
+    let endpoints = || {
+        services
+            .iter()
+            .flat_map(|service| service.endpoints.iter().flatten())
+    };
+    // Without any endpoint nothing can be said about labels.
+    if endpoints().next().is_none() {
+        return;
+    }
+    for (at, subset) in object.spec.subsets.iter().enumerate() {
+        if endpoints().any(|endpoint| is_selected(&subset.labels, &endpoint.workload)) {
+            continue;
+        }
+        findings.push(object.finding(
+            Severity::Error,
+            "empty-subset",
+            &format!("subsets[{at}].labels"),
+            format!(
+                "no endpoint has the labels of subset {}: what goes there gets 503",
+                subset.name
+            ),
+        ));
+    }
+}
+
+fn check_selector(
+    objects: &ObjectSet,
+    object: &Object<DestinationRule>,
+    findings: &mut Vec<Finding>,
+) {
+    let Some(selector) = &object.spec.workload_selector else {
+        return;
+    };
+    let mut own = super::registry::in_namespace(&objects.pods, &object.meta.namespace).peekable();
+    if own.peek().is_none()
+        || own.any(|(_, pod)| is_subset(&selector.match_labels, &pod.meta.labels))
+    {
+        return;
+    }
+    findings.push(object.finding(
+        Severity::Warning,
+        "empty-selector",
+        "workloadSelector",
+        "no pod of the namespace has these labels: the rule has no effect",
+    ));
+}

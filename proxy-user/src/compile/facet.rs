@@ -1,0 +1,307 @@
+//! What one client sees of each service port: its virtual host, its tcp and tls routes, and
+//! the domains that lead there. Start at [`Collector::collect`].
+//!
+//! Source: Istio pilot/pkg/networking/core/httproute.go (`BuildSidecarOutboundVirtualHosts`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::snapshot::listeners::Protocol;
+use crate::snapshot::routes::VirtualHost;
+
+use super::claims::{Claims, Owner, Rank};
+use super::registry::{Registry, Resolution, Service, ServiceKind, ServicePort};
+use super::route::Router;
+use super::scope::ClientView;
+use super::virtual_host::{address_domain, domains_of};
+use super::virtual_service::{MeshRules, VirtualServices};
+
+/// Port on which hosts that no service has are routed.
+const PORT_OF_FOREIGN_HOSTS: u16 = 80;
+
+/// Domains by port.
+pub(crate) type DomainClaims = Claims<(u16, Arc<str>), Arc<VirtualHost>>;
+
+/// One service port as one client sees it.
+#[derive(Debug)]
+pub(crate) struct Facet {
+    /// The service.
+    pub(crate) service: Arc<Service>,
+    /// Index in [`Service::ports`].
+    pub(crate) port: usize,
+    /// The VirtualService that applies.
+    pub(crate) rules: Option<Arc<MeshRules>>,
+    /// On HTTP and undeclared ports.
+    pub(crate) host: Option<Arc<VirtualHost>>,
+}
+
+impl Facet {
+    /// The port, which the index proves.
+    pub(crate) fn service_port(&self) -> Option<&ServicePort> {
+        self.service.ports.get(self.port)
+    }
+}
+
+/// How connections to a service port are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Binding {
+    /// By the service's addresses.
+    Addresses,
+    /// By the addresses of its endpoints.
+    EndpointAddresses,
+    /// By the port alone: a ServiceEntry without addresses.
+    PortWide,
+    /// By Host only.
+    HostOnly,
+}
+
+/// How clients reach `service` where it is no HTTP port.
+pub(crate) fn binding_of(service: &Service) -> Binding {
+    match (service.resolution, service.kind) {
+        (Resolution::Headless, _) => Binding::EndpointAddresses,
+        (Resolution::Endpoints | Resolution::OriginalDst, _) if !service.addresses.is_empty() => {
+            Binding::Addresses
+        }
+        (Resolution::Endpoints | Resolution::OriginalDst, ServiceKind::ServiceEntry) => {
+            Binding::PortWide
+        }
+        (Resolution::Endpoints | Resolution::OriginalDst, ServiceKind::Kubernetes) => {
+            Binding::HostOnly
+        }
+    }
+}
+
+/// What was collected for one client.
+#[derive(Debug, Default)]
+pub(crate) struct Facets {
+    /// In the order of services and their ports.
+    pub(crate) list: Vec<Facet>,
+    /// Who has which domain on which port.
+    pub(crate) domains: DomainClaims,
+    /// Ports that some service declares as HTTP.
+    pub(crate) http_ports: Claims<u16, ()>,
+}
+
+/// Services that each wildcard host of a VirtualService covers.
+pub(crate) type ServicesByWildcard = HashMap<Arc<str>, Vec<usize>>;
+
+/// Collects facets for one client after the other.
+#[derive(Debug)]
+pub(crate) struct Collector<'a, 'r> {
+    /// All services.
+    pub(crate) registry: &'r Registry,
+    /// All VirtualServices of the mesh.
+    pub(crate) virtual_services: &'a VirtualServices,
+    /// Compiles rules.
+    pub(crate) router: Router<'a, 'r>,
+    /// For hosts of VirtualServices with a star.
+    pub(crate) by_wildcard: ServicesByWildcard,
+    /// Domain of Kubernetes services.
+    pub(crate) mesh_domain: &'a str,
+}
+
+/// Which services each wildcard host covers, whoever sees them.
+pub(crate) fn services_by_wildcard(
+    registry: &Registry,
+    virtual_services: &VirtualServices,
+) -> ServicesByWildcard {
+    let mut by_wildcard: ServicesByWildcard = HashMap::new();
+    for service in &registry.services {
+        for star in virtual_services.wildcards_over(&service.host) {
+            by_wildcard.entry(star).or_default().push(service.index);
+        }
+    }
+    by_wildcard
+}
+
+impl Collector<'_, '_> {
+    /// Facets of `services` (each the definition that `client` sees), and the hosts of
+    /// `rules` that no service has.
+    pub(crate) fn collect<'s>(
+        &mut self,
+        client: &ClientView,
+        services: impl IntoIterator<Item = &'s Arc<Service>>,
+        rules: impl IntoIterator<Item = &'s Arc<MeshRules>>,
+    ) -> Facets {
+        let mut facets = Facets::default();
+        for service in services {
+            self.collect_service(client, service, &mut facets);
+        }
+        for rules in rules {
+            if let Some(bucket) = rules.bucket(client) {
+                self.collect_foreign_hosts(client, rules, bucket, &mut facets.domains);
+            }
+        }
+        facets
+    }
+
+    fn collect_service(
+        &mut self,
+        client: &ClientView,
+        service: &Arc<Service>,
+        facets: &mut Facets,
+    ) {
+        let rules = self.virtual_services.select(client, &service.host).cloned();
+        for (index, port) in service.ports.iter().enumerate() {
+            if port.protocol == Protocol::Udp || !client.imports_port(service, port.number) {
+                continue;
+            }
+            let has_http = port.protocol.is_http() || port.protocol == Protocol::Auto;
+            let host = has_http.then(|| {
+                self.router
+                    .virtual_host(client, rules.as_deref(), &service.host, port.number)
+            });
+            if let Some(host) = &host {
+                self.claim_domains(client, service, port.number, rules.as_deref(), host, facets);
+                let is_sniffed_port_wide = binding_of(service) == Binding::PortWide;
+                if port.protocol.is_http() || is_sniffed_port_wide {
+                    let owner = Owner::Service(service.index);
+                    facets
+                        .http_ports
+                        .add(port.number, Rank::default(), owner, ());
+                }
+            }
+            facets.list.push(Facet {
+                service: Arc::clone(service),
+                port: index,
+                rules: rules.clone(),
+                host,
+            });
+        }
+    }
+
+    fn claim_domains(
+        &mut self,
+        client: &ClientView,
+        service: &Arc<Service>,
+        port: u16,
+        rules: Option<&MeshRules>,
+        host: &Arc<VirtualHost>,
+        facets: &mut Facets,
+    ) {
+        let owner = Owner::Service(service.index);
+        let bucket = rules.and_then(|rules| rules.bucket(client));
+        // VirtualServices' hosts come before plain services.
+        let rank = |is_short_form: bool, bucket: Option<u8>, rules: Option<usize>| -> Rank {
+            let has_rules = host.provenance.is_some();
+            (
+                u8::from(is_short_form),
+                u8::from(!has_rules),
+                bucket.unwrap_or_default(),
+                rules.unwrap_or(service.index),
+                service.index,
+            )
+        };
+        let own_rank = |is_short| rank(is_short, bucket, rules.map(|rules| rules.index));
+        let is_headless = service.resolution == Resolution::Headless;
+        let domains = domains_of(
+            &service.host,
+            &client.namespace,
+            self.mesh_domain,
+            is_headless,
+        );
+        for domain in domains {
+            let key = (port, Arc::from(domain.name));
+            let rank = own_rank(domain.is_short_form);
+            facets.domains.add(key, rank, owner, Arc::clone(host));
+        }
+        for address in service.vips() {
+            let key = (port, Arc::from(address_domain(address)));
+            // Of two services with one address the older has it.
+            let rank = (1, 0, 0, service.index, 0);
+            facets.domains.add(key, rank, owner, Arc::clone(host));
+        }
+        for alias in &service.aliases {
+            if !alias.export_to.includes(&client.namespace) {
+                continue;
+            }
+            let alias_rules = self.virtual_services.select(client, &alias.host).cloned();
+            let acting = alias_rules.filter(|_| alias.ports.contains(&port));
+            let alias_host = acting
+                .as_deref()
+                .and_then(|rules| self.router.rules_host(client, rules, &alias.host, port));
+            let host = alias_host.as_ref().unwrap_or(host);
+            let domains = domains_of(&alias.host, &client.namespace, self.mesh_domain, false);
+            for domain in domains {
+                let key = (port, Arc::from(domain.name));
+                let rank = own_rank(domain.is_short_form);
+                facets.domains.add(key, rank, owner, Arc::clone(host));
+            }
+        }
+    }
+
+    /// Hosts of a VirtualService that no service has on a port: they are routed on ports
+    /// where the same VirtualService has a service, and on port 80.
+    fn collect_foreign_hosts(
+        &mut self,
+        client: &ClientView,
+        rules: &Arc<MeshRules>,
+        bucket: u8,
+        domains: &mut DomainClaims,
+    ) {
+        if rules.http.is_empty() {
+            return;
+        }
+        let matched = self.matched_hosts_by_port(client, rules);
+        let mut ports: BTreeSet<u16> = matched.keys().copied().collect();
+        ports.insert(PORT_OF_FOREIGN_HOSTS);
+        for port in ports {
+            for (index, host) in rules.hosts.iter().enumerate() {
+                let is_matched = matched
+                    .get(&port)
+                    .is_some_and(|hosts| hosts.contains(&index));
+                let owner = self.virtual_services.owner_of(client, host);
+                let is_own = owner.is_some_and(|owner| owner.index == rules.index);
+                if is_matched || !is_own {
+                    continue;
+                }
+                let Some(compiled) = self.router.rules_host(client, rules, host, port) else {
+                    break;
+                };
+                let key = (port, Arc::clone(host));
+                let rank = (0, 0, bucket, rules.index, index);
+                domains.add(key, rank, Owner::Rules(rules.index), compiled);
+            }
+        }
+    }
+
+    /// For each HTTP or undeclared port of services that the VirtualService governs, which of
+    /// its hosts they have.
+    fn matched_hosts_by_port(
+        &self,
+        client: &ClientView,
+        rules: &MeshRules,
+    ) -> BTreeMap<u16, BTreeSet<usize>> {
+        let mut matched: BTreeMap<u16, BTreeSet<usize>> = BTreeMap::new();
+        for (index, host) in rules.hosts.iter().enumerate() {
+            let exact = self.registry.find_imported(client, host);
+            let below = self
+                .by_wildcard
+                .get(host)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
+            let below = below
+                .iter()
+                .filter_map(|&service| self.registry.services.get(service))
+                .filter(|service| {
+                    let seen = self.registry.find_imported(client, &service.host);
+                    let governing = self.virtual_services.select(client, &service.host);
+                    seen.is_some_and(|seen| Arc::ptr_eq(seen, service))
+                        && governing.is_some_and(|governing| governing.index == rules.index)
+                });
+            for service in exact.into_iter().chain(below) {
+                for port in &service.ports {
+                    if port.protocol.is_http() || port.protocol == Protocol::Auto {
+                        matched.entry(port.number).or_default().insert(index);
+                    }
+                }
+            }
+            if let Some(alias) = self.registry.aliases.get(host) {
+                for port in &alias.ports {
+                    matched.entry(*port).or_default().insert(index);
+                }
+            }
+        }
+        matched
+    }
+}

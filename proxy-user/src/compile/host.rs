@@ -1,0 +1,180 @@
+//! Host names: short-name expansion, wildcards and which name is the more specific.
+//!
+//! Pure text. Source: Istio pkg/config/host/name.go and pilot/pkg/model/config.go.
+
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+/// The full name of a short one, as VirtualService hosts, VirtualService destinations and
+/// DestinationRule hosts are read: a name without any dot is a service in the namespace of
+/// the object; `*`, addresses and whatever holds a dot stay as they are.
+pub(crate) fn expand(name: &str, namespace: &str, domain: &str) -> String {
+    let is_full =
+        name.is_empty() || name == "*" || name.contains('.') || name.parse::<IpAddr>().is_ok();
+    if is_full {
+        return name.to_owned();
+    }
+    format!("{name}.{namespace}.svc.{domain}")
+}
+
+/// Whether the name stands for several: its first byte is `*`.
+pub(crate) fn is_wildcarded(name: &str) -> bool {
+    name.starts_with('*')
+}
+
+/// The part that names below a wildcard end in: `.foo.com` for `*.foo.com`.
+fn suffix(name: &str) -> Option<&str> {
+    name.strip_prefix('*')
+}
+
+/// Whether some name is covered by both: Istio's `Name.Matches`.
+pub(crate) fn overlaps(a: &str, b: &str) -> bool {
+    match (suffix(a), suffix(b)) {
+        (Some(a), Some(b)) => a.ends_with(b) || b.ends_with(a),
+        (Some(a), None) => b.ends_with(a),
+        (None, Some(b)) => a.ends_with(b),
+        (None, None) => a == b,
+    }
+}
+
+/// Whether every name that `a` covers is covered by `b`: Istio's `Name.SubsetOf`.
+pub(crate) fn is_subset_of(a: &str, b: &str) -> bool {
+    match (suffix(a), suffix(b)) {
+        (None, None) => a == b,
+        (None, Some(b)) => a.ends_with(b),
+        (Some(a), Some(b)) => a.ends_with(b),
+        (Some(_), None) => false,
+    }
+}
+
+/// The more specific name first: exact before wildcard, longer before shorter, then by letter.
+pub(crate) fn by_specificity(a: &str, b: &str) -> Ordering {
+    is_wildcarded(a)
+        .cmp(&is_wildcarded(b))
+        .then_with(|| b.len().cmp(&a.len()))
+        .then_with(|| a.cmp(b))
+}
+
+/// Of `names`, the most specific that covers `name` whole.
+pub(crate) fn most_specific<'a>(
+    name: &str,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    names
+        .into_iter()
+        .filter(|candidate| is_subset_of(name, candidate))
+        .min_by(|a, b| by_specificity(a, b))
+}
+
+/// The wildcards that may cover `name`, longest first: of `a.b.c` these are `*.b.c`, `*.c`
+/// and `*`. Only forms with a dot after the star are given, then the bare star.
+pub(crate) fn covering_wildcards(name: &str) -> impl Iterator<Item = String> + '_ {
+    let below = suffix(name).unwrap_or(name);
+    let from = usize::from(!is_wildcarded(name));
+    below
+        .char_indices()
+        .filter(move |(at, letter)| *letter == '.' && *at >= from)
+        .map(move |(at, _)| format!("*{}", &below[at..]))
+        .chain(std::iter::once("*".to_owned()))
+}
+
+/// Whether a dotted name looks like `service.namespace`, which Istio does not expand.
+pub(crate) fn looks_like_service_and_namespace(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('.').collect();
+    let is_label = |part: &&str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    if !parts.iter().all(is_label) || name.parse::<IpAddr>().is_ok() {
+        return false;
+    }
+    parts.len() == 2 || (parts.len() == 3 && parts.last() == Some(&"svc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a001_a002_a003_only_names_without_a_dot_are_expanded_in_the_objects_namespace() {
+        for (name, expected) in [
+            ("reviews", "reviews.ns1.svc.cluster.local"),
+            ("reviews.ns2", "reviews.ns2"),
+            ("reviews.ns2.svc", "reviews.ns2.svc"),
+            ("a.com", "a.com"),
+            ("*.foo", "*.foo"),
+            ("*", "*"),
+            ("", ""),
+            ("10.0.0.1", "10.0.0.1"),
+            ("::1", "::1"),
+        ] {
+            assert_eq!(expand(name, "ns1", "cluster.local"), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a004_wildcards_overlap_and_contain_by_their_suffix() {
+        for (a, b, overlap, subset) in [
+            ("foo.com", "*.foo.com", false, false), // the bare domain is not below itself
+            ("a.foo.com", "*.foo.com", true, true),
+            ("*.foo.com", "a.foo.com", true, false),
+            ("*.a.foo.com", "*.foo.com", true, true),
+            ("*.foo.com", "*.a.foo.com", true, false),
+            ("*", "*.com", true, false),
+            ("*.com", "*", true, true),
+            ("a.com", "a.com", true, true),
+            ("a.com", "b.com", false, false),
+            ("q-x.com", "*-x.com", true, true),
+        ] {
+            assert_eq!(overlaps(a, b), overlap, "{a} overlaps {b}");
+            assert_eq!(is_subset_of(a, b), subset, "{a} within {b}");
+        }
+    }
+
+    #[test]
+    fn a010_the_most_specific_name_wins() {
+        for (name, names, expected) in [
+            (
+                "x.a.com",
+                vec!["*.com", "*.a.com", "x.a.com"],
+                Some("x.a.com"),
+            ),
+            (
+                "y.a.com",
+                vec!["*.com", "*.a.com", "x.a.com"],
+                Some("*.a.com"),
+            ),
+            ("a.com", vec!["*.a.com", "*"], Some("*")),
+            ("a.com", vec!["*.a.com"], None),
+        ] {
+            assert_eq!(most_specific(name, names), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_dotted_wildcard_above_a_name_is_listed_longest_first() {
+        for (name, expected) in [
+            ("a.b.c", vec!["*.b.c", "*.c", "*"]),
+            ("a", vec!["*"]),
+            ("*.b.c", vec!["*.b.c", "*.c", "*"]),
+        ] {
+            let found: Vec<String> = covering_wildcards(name).collect();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_authors_probably_meant_as_services_are_recognised() {
+        for (name, expected) in [
+            ("reviews.prod", true),
+            ("reviews.prod.svc", true),
+            ("reviews", false),
+            ("reviews.prod.svc.cluster.local", false),
+            ("*.prod", false),
+        ] {
+            assert_eq!(looks_like_service_and_namespace(name), expected, "{name}");
+        }
+    }
+}

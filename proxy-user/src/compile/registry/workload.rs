@@ -1,0 +1,403 @@
+//! Who is behind an address: the words that telemetry reports and subsets select by.
+//!
+//! Source: Istio, pkg/kube/labels and pilot/pkg/serviceregistry (workload names),
+//! pkg/config/labels `CanonicalService` and `CanonicalServiceRevision`,
+//! pilot/pkg/serviceregistry/util/label `AugmentLabels` (labels of subsets).
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::api::{Node, Object, ObjectMeta, Pod, WorkloadEntry};
+use crate::snapshot::Workload;
+use crate::snapshot::endpoints::Locality;
+
+use super::Labels;
+
+/// Label that overrides a workload's locality, with dots for slashes.
+const LOCALITY_LABEL: &str = "istio-locality";
+/// Name of the only cluster, as Istio calls it by default.
+const CLUSTER_NAME: &str = "Kubernetes";
+
+/// Texts that repeat thousands of times (labels, namespaces), kept once.
+#[derive(Debug, Default)]
+pub(super) struct Interner(HashSet<Arc<str>>);
+
+impl Interner {
+    /// The shared copy of `text`.
+    pub(super) fn get(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let fresh: Arc<str> = Arc::from(text);
+        self.0.insert(Arc::clone(&fresh));
+        fresh
+    }
+
+    fn labels(&mut self, labels: &Labels) -> Vec<(Arc<str>, Arc<str>)> {
+        labels
+            .iter()
+            .map(|(name, value)| (self.get(name), self.get(value)))
+            .collect()
+    }
+}
+
+/// A pod as the registry sees it.
+#[derive(Debug, Clone)]
+pub(super) struct PodRecord {
+    /// Identity and labels.
+    pub(super) workload: Arc<Workload>,
+    /// `status.podIPs`, else `status.podIP`.
+    pub(super) ips: Vec<IpAddr>,
+    /// Shares the node's addresses, which then name nobody.
+    pub(super) is_host_network: bool,
+    /// Running, not terminating.
+    pub(super) is_alive: bool,
+    /// Its condition `Ready`; a pod without conditions counts as ready.
+    pub(super) is_ready: bool,
+}
+
+/// Reads a pod; `default_node` is the name of this node, for a pod that names none.
+pub(super) fn of_pod(
+    pod: &Object<Pod>,
+    default_node: &str,
+    node: Option<&Object<Node>>,
+    texts: &mut Interner,
+) -> PodRecord {
+    let node_name = node_of(pod, default_node);
+    let locality = locality_of(None, &pod.meta.labels, node, texts);
+    let name = owner_name(&pod.meta);
+    let account = match pod.spec.service_account_name.as_str() {
+        "" => "default",
+        account => account,
+    };
+    let workload = Workload {
+        name: Arc::from(pod.meta.name.as_str()),
+        service_account: texts.get(account),
+        node: texts.get(node_name),
+        ..described(name, &pod.meta.namespace, &pod.meta.labels, locality, texts)
+    };
+    let phase = pod.status.phase.as_str();
+    let ready = pod.status.conditions.iter().find(|c| c.kind == "Ready");
+    PodRecord {
+        workload: Arc::new(workload),
+        ips: pod_ips(pod),
+        is_host_network: pod.spec.host_network,
+        is_alive: pod.meta.deletion_timestamp.is_none() && !matches!(phase, "Succeeded" | "Failed"),
+        is_ready: ready.is_none_or(|condition| condition.status == "True"),
+    }
+}
+
+/// `status.podIPs`, else `status.podIP`; what is no address is left out.
+pub(in crate::compile) fn pod_ips(pod: &Object<Pod>) -> Vec<IpAddr> {
+    let listed = pod.status.pod_ips.iter().map(|entry| entry.ip.as_str());
+    let mut ips: Vec<IpAddr> = listed.filter_map(|ip| ip.parse().ok()).collect();
+    if ips.is_empty() {
+        ips.extend(pod.status.pod_ip.parse::<IpAddr>());
+    }
+    ips
+}
+
+/// The node of a pod; one without `nodeName` counts as this node's.
+pub(in crate::compile) fn node_of<'a>(pod: &'a Object<Pod>, default_node: &'a str) -> &'a str {
+    match pod.spec.node_name.as_str() {
+        "" => default_node,
+        name => name,
+    }
+}
+
+/// A WorkloadEntry or one endpoint of a ServiceEntry, with the name and labels it goes by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EntryRecord<'a> {
+    /// The fields.
+    pub(super) entry: &'a WorkloadEntry,
+    /// Name for telemetry; empty for what is outside the mesh, which Istio reports as unknown.
+    pub(super) name: &'a str,
+    /// Namespace of the object.
+    pub(super) namespace: &'a str,
+    /// Labels that subsets select by.
+    pub(super) labels: &'a Labels,
+}
+
+/// Reads a WorkloadEntry or one endpoint of a ServiceEntry.
+pub(super) fn of_entry(record: EntryRecord<'_>, texts: &mut Interner) -> Arc<Workload> {
+    let EntryRecord {
+        entry,
+        name,
+        namespace,
+        labels,
+    } = record;
+    let locality = locality_of(Some(&entry.locality), labels, None, texts);
+    let workload = described(name, namespace, labels, locality, texts);
+    if name.is_empty() {
+        return Arc::new(Workload {
+            labels: workload.labels,
+            locality: workload.locality,
+            ..Workload::default()
+        });
+    }
+    Arc::new(Workload {
+        service_account: texts.get(&entry.service_account),
+        ..workload
+    })
+}
+
+/// Labels of a WorkloadEntry: those of its metadata over those of its spec.
+pub(super) fn entry_labels(entry: &Object<WorkloadEntry>) -> Labels {
+    let mut labels = entry.spec.labels.clone();
+    labels.extend(entry.meta.labels.clone());
+    labels
+}
+
+/// The parts of a workload that follow from its name, namespace and labels.
+fn described(
+    name: &str,
+    namespace: &str,
+    labels: &Labels,
+    locality: Locality,
+    texts: &mut Interner,
+) -> Workload {
+    let first = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|&name| labels.get(name))
+            .map(String::as_str)
+    };
+    let canonical_service = first(&[
+        "service.istio.io/canonical-name",
+        "app.kubernetes.io/name",
+        "app",
+    ]);
+    let canonical_revision = first(&[
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ]);
+    let shared_name = texts.get(name);
+    Workload {
+        name: Arc::clone(&shared_name),
+        workload: shared_name,
+        namespace: texts.get(namespace),
+        app: texts.get(first(&["app"]).unwrap_or_default()),
+        version: texts.get(first(&["version"]).unwrap_or_default()),
+        canonical_service: texts.get(canonical_service.unwrap_or(name)),
+        canonical_revision: texts.get(canonical_revision.unwrap_or("latest")),
+        service_account: texts.get(""),
+        node: texts.get(""),
+        labels: texts.labels(labels),
+        locality,
+    }
+}
+
+/// Name of the workload that made a pod: a Deployment for a ReplicaSet with the
+/// pod's template hash, a CronJob for a Job that ends in its time, else the owner.
+fn owner_name(meta: &ObjectMeta) -> &str {
+    let managing = meta.owner_references.iter().find(|owner| owner.controller);
+    let Some(owner) = managing.or(meta.owner_references.first()) else {
+        return &meta.name;
+    };
+    match owner.kind.as_str() {
+        "ReplicaSet" => {
+            let hash = meta.labels.get("pod-template-hash").map(String::as_str);
+            let stem = owner.name.rsplit_once('-');
+            match (stem, hash) {
+                (Some((stem, suffix)), Some(hash)) if suffix == hash => stem,
+                _ => &owner.name,
+            }
+        }
+        "Job" => match owner.name.rsplit_once('-') {
+            // CronJobs append the scheduled time in minutes since 1970.
+            Some((stem, suffix))
+                if suffix.len() >= 8 && suffix.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                stem
+            }
+            _ => &owner.name,
+        },
+        _ => &owner.name,
+    }
+}
+
+/// Locality as the endpoint writes it, else its label, else its node's labels.
+fn locality_of(
+    written: Option<&str>,
+    labels: &Labels,
+    node: Option<&Object<Node>>,
+    texts: &mut Interner,
+) -> Locality {
+    let label = labels
+        .get(LOCALITY_LABEL)
+        .map(|text| text.replace('.', "/"));
+    let text = written.filter(|text| !text.is_empty()).or(label.as_deref());
+    if let Some(text) = text {
+        let mut parts = text.splitn(3, '/');
+        let mut next = || texts.get(parts.next().unwrap_or_default());
+        return Locality {
+            region: next(),
+            zone: next(),
+            subzone: next(),
+        };
+    }
+    let mut of_node = |names: [&str; 2]| {
+        let labels = node.map(|node| &node.meta.labels);
+        let value = labels.and_then(|labels| names.iter().find_map(|&name| labels.get(name)));
+        texts.get(value.map(String::as_str).unwrap_or_default())
+    };
+    Locality {
+        region: of_node([
+            "topology.kubernetes.io/region",
+            "failure-domain.beta.kubernetes.io/region",
+        ]),
+        zone: of_node([
+            "topology.kubernetes.io/zone",
+            "failure-domain.beta.kubernetes.io/zone",
+        ]),
+        subzone: of_node(["topology.istio.io/subzone", "topology.istio.io/subzone"]),
+    }
+}
+
+/// Whether a subset with these labels contains the workload: all of them are among
+/// its labels or those that Istio derives from its place.
+pub(in crate::compile) fn is_selected(selector: &Labels, workload: &Workload) -> bool {
+    selector
+        .iter()
+        .all(|(name, value)| subset_label(workload, name) == Some(value.as_str()))
+}
+
+fn subset_label<'a>(workload: &'a Workload, name: &str) -> Option<&'a str> {
+    let derived: &str = match name {
+        "topology.kubernetes.io/region" => &workload.locality.region,
+        "topology.kubernetes.io/zone" => &workload.locality.zone,
+        "topology.istio.io/subzone" => &workload.locality.subzone,
+        "topology.istio.io/cluster" => CLUSTER_NAME,
+        "kubernetes.io/hostname" => &workload.node,
+        _ => "",
+    };
+    if !derived.is_empty() {
+        return Some(derived);
+    }
+    workload
+        .labels
+        .binary_search_by(|(known, _)| (**known).cmp(name))
+        .ok()
+        .and_then(|at| workload.labels.get(at))
+        .map(|(_, value)| &**value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::OwnerReference;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        let own = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        pairs.iter().map(own).collect()
+    }
+
+    #[test]
+    fn a_workload_is_called_after_who_made_its_pod() {
+        for (kind, owner, hash, expected) in [
+            ("ReplicaSet", "reviews-v1-5d8f", Some("5d8f"), "reviews-v1"),
+            (
+                "ReplicaSet",
+                "reviews-v1-5d8f",
+                Some("ffff"),
+                "reviews-v1-5d8f",
+            ), // made by hand
+            ("ReplicaSet", "reviews-v1-5d8f", None, "reviews-v1-5d8f"),
+            ("StatefulSet", "db", None, "db"),
+            ("Job", "backup-28123456", None, "backup"),
+            ("Job", "import-1", None, "import-1"),
+            ("", "", None, "pod"), // nobody
+        ] {
+            let mut meta = ObjectMeta {
+                name: "pod".into(),
+                ..ObjectMeta::default()
+            };
+            if let Some(hash) = hash {
+                meta.labels = labels(&[("pod-template-hash", hash)]);
+            }
+            if !kind.is_empty() {
+                meta.owner_references.push(OwnerReference {
+                    kind: kind.into(),
+                    name: owner.into(),
+                    controller: true,
+                    ..OwnerReference::default()
+                });
+            }
+            assert_eq!(owner_name(&meta), expected, "{kind} {owner} {hash:?}");
+        }
+    }
+
+    #[test]
+    fn canonical_names_follow_istios_order_of_labels() {
+        for (pairs, service, revision) in [
+            (&[][..], "w", "latest"),
+            (&[("app", "a"), ("version", "v1")], "a", "v1"),
+            (
+                &[
+                    ("app", "a"),
+                    ("app.kubernetes.io/name", "b"),
+                    ("version", "v1"),
+                    ("app.kubernetes.io/version", "v2"),
+                ],
+                "b",
+                "v2",
+            ),
+            (
+                &[
+                    ("app.kubernetes.io/name", "b"),
+                    ("service.istio.io/canonical-name", "c"),
+                    ("service.istio.io/canonical-revision", "r"),
+                    ("version", "v1"),
+                ],
+                "c",
+                "r",
+            ),
+        ] {
+            let mut texts = Interner::default();
+            let locality = Locality::default();
+            let workload = described("w", "ns", &labels(pairs), locality, &mut texts);
+            assert_eq!(&*workload.canonical_service, service, "{pairs:?}");
+            assert_eq!(&*workload.canonical_revision, revision, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn subsets_select_by_labels_and_place() {
+        let mut texts = Interner::default();
+        let own = labels(&[("app", "a"), ("version", "v1")]);
+        let locality = locality_of(Some("r1/z1"), &own, None, &mut texts);
+        let workload = Workload {
+            node: texts.get("n1"),
+            ..described("w", "ns", &own, locality, &mut texts)
+        };
+        for (selector, expected) in [
+            (&[][..], true),              // no labels select all
+            (&[("version", "v1")], true), // A036
+            (&[("version", "v2")], false),
+            (&[("version", "v1"), ("app", "a")], true),
+            (&[("version", "v1"), ("tier", "x")], false),
+            (&[("topology.kubernetes.io/zone", "z1")], true),
+            (&[("kubernetes.io/hostname", "n1")], true),
+            (&[("topology.istio.io/subzone", "")], false), // unknown is not empty
+        ] {
+            assert_eq!(
+                is_selected(&labels(selector), &workload),
+                expected,
+                "{selector:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_locality_label_writes_dots_for_slashes() {
+        let mut texts = Interner::default();
+        let own = labels(&[(LOCALITY_LABEL, "r.z.s")]);
+        let found = locality_of(None, &own, None, &mut texts);
+        assert_eq!(
+            (&*found.region, &*found.zone, &*found.subzone),
+            ("r", "z", "s")
+        );
+    }
+}

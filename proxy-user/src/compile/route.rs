@@ -1,0 +1,502 @@
+//! VirtualService rules and services to virtual hosts with ordered routes. Start at
+//! [`Router::virtual_host`].
+//!
+//! Equal virtual hosts are one `Arc`, whichever client asked first. Source: Istio
+//! pilot/pkg/networking/core/route/route.go (`BuildHTTPRoutesForVirtualService`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::api::{Destination, HTTPRoute, HTTPRouteDestination};
+use crate::snapshot::matchers::HttpMatch;
+use crate::snapshot::policy::{HeaderOps, LoadBalancer, MirrorPolicy, RetryPolicy};
+use crate::snapshot::routes::{
+    ForwardAction, HttpRoute, RouteAction, VirtualHost, WeightedDestination,
+};
+use crate::snapshot::{Cluster, ClusterRef};
+
+use super::action::{UriKind, compile_direct_response, compile_path_rewrite, compile_redirect};
+use super::cluster::ClusterTable;
+use super::header_ops::{self, compile_request_ops, compile_response_ops};
+use super::http_policy::{
+    compile_cors, compile_fault, compile_retry, mirror_share, mirrors_share, timeout,
+};
+use super::matcher::{applies_statically, compile_match, uri_kind};
+use super::registry::Registry;
+use super::rule::{Place, Problems};
+use super::scope::ClientView;
+use super::template::literal;
+use super::virtual_service::{HttpRule, MatchElement, MeshRules, destinations_of};
+
+/// Compiles rules for one client after the other.
+#[derive(Debug)]
+pub(crate) struct Router<'a, 'r> {
+    /// Destinations become clusters here.
+    pub(crate) clusters: &'a mut ClusterTable<'r>,
+    /// Where services are looked up.
+    pub(crate) registry: &'r Registry,
+    /// What was found wrong.
+    pub(crate) problems: &'a mut Problems,
+    hosts: HashMap<HostKey, Option<Arc<VirtualHost>>>,
+    default_retry: Arc<RetryPolicy>,
+}
+
+/// All that a virtual host is made from.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct HostKey {
+    host: Arc<str>,
+    port: u16,
+    /// The VirtualService, `None` for the service's own route.
+    rules: Option<usize>,
+    /// Which match elements apply to the client, in order.
+    statics: Vec<bool>,
+    clusters: Vec<ClusterIdentity>,
+}
+
+/// Which cluster a destination is for the client.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum ClusterIdentity {
+    /// Address of the shared cluster.
+    Known(*const Cluster),
+    Missing(Arc<str>),
+    NotHonoured(Arc<str>),
+}
+
+impl From<&ClusterRef> for ClusterIdentity {
+    fn from(cluster: &ClusterRef) -> Self {
+        match cluster {
+            ClusterRef::Known(cluster) => Self::Known(Arc::as_ptr(cluster)),
+            ClusterRef::Missing(name) => Self::Missing(Arc::clone(name)),
+            ClusterRef::NotHonoured(name) => Self::NotHonoured(Arc::clone(name)),
+        }
+    }
+}
+
+impl<'a, 'r> Router<'a, 'r> {
+    /// A router that has compiled nothing yet.
+    pub(crate) fn new(
+        clusters: &'a mut ClusterTable<'r>,
+        registry: &'r Registry,
+        problems: &'a mut Problems,
+    ) -> Self {
+        Self {
+            clusters,
+            registry,
+            problems,
+            hosts: HashMap::new(),
+            default_retry: Arc::new(RetryPolicy::default()),
+        }
+    }
+
+    /// The virtual host of the service `host` on `port`: the routes of the VirtualService,
+    /// or where none of them applies to the client, the service's own route.
+    pub(crate) fn virtual_host(
+        &mut self,
+        client: &ClientView,
+        rules: Option<&MeshRules>,
+        host: &Arc<str>,
+        port: u16,
+    ) -> Arc<VirtualHost> {
+        if let Some(rules) = rules
+            && let Some(found) = self.rules_host(client, rules, host, port)
+        {
+            return found;
+        }
+        self.default_host(client, host, port)
+    }
+
+    /// The virtual host of the VirtualService alone, or `None` where no rule applies to
+    /// the client on this port.
+    pub(crate) fn rules_host(
+        &mut self,
+        client: &ClientView,
+        rules: &MeshRules,
+        host: &Arc<str>,
+        port: u16,
+    ) -> Option<Arc<VirtualHost>> {
+        if rules.http.is_empty() {
+            return None;
+        }
+        let elements = rules.http.iter().flat_map(|rule| &rule.matches);
+        let statics = elements
+            .map(|element| applies_statically(&element.spec, client, port))
+            .collect();
+        let clusters = rules
+            .http
+            .iter()
+            .flat_map(|rule| destinations_of(&rule.spec))
+            .map(|destination| ClusterIdentity::from(&self.resolve(client, destination, port)))
+            .collect();
+        let key = HostKey {
+            host: Arc::clone(host),
+            port,
+            rules: Some(rules.index),
+            statics,
+            clusters,
+        };
+        if let Some(found) = self.hosts.get(&key) {
+            return found.clone();
+        }
+        let routes = self.compile_rules(client, rules, port);
+        let compiled = (!routes.is_empty()).then(|| {
+            Arc::new(VirtualHost {
+                name: Arc::from(format!("{host}:{port}")),
+                routes,
+                provenance: Some(Place::new(&rules.object, "http").provenance()),
+            })
+        });
+        self.hosts.insert(key, compiled.clone());
+        compiled
+    }
+
+    /// One route to the service itself.
+    fn default_host(
+        &mut self,
+        client: &ClientView,
+        host: &Arc<str>,
+        port: u16,
+    ) -> Arc<VirtualHost> {
+        let cluster = self.clusters.resolve(client, host, port, "");
+        let key = HostKey {
+            host: Arc::clone(host),
+            port,
+            rules: None,
+            statics: Vec::new(),
+            clusters: vec![ClusterIdentity::from(&cluster)],
+        };
+        if let Some(Some(found)) = self.hosts.get(&key) {
+            return Arc::clone(found);
+        }
+        let retry = if is_hashed(&cluster) {
+            Arc::new(RetryPolicy {
+                skip_previous_hosts: false,
+                ..RetryPolicy::default()
+            })
+        } else {
+            Arc::clone(&self.default_retry)
+        };
+        let destination = WeightedDestination {
+            weight: 1,
+            cluster,
+            request_headers: HeaderOps::default(),
+            response_headers: HeaderOps::default(),
+            authority: None,
+            provenance: None,
+        };
+        let route = HttpRoute {
+            name: Arc::from("default"),
+            matches: Vec::new(),
+            action: RouteAction::Forward(ForwardAction {
+                destinations: vec![destination],
+                total_weight: 1,
+                authority: None,
+                path_rewrite: None,
+            }),
+            timeout: None,
+            retry: Some(retry),
+            fault: None,
+            mirrors: Vec::new(),
+            cors: None,
+            request_headers: HeaderOps::default(),
+            response_headers: HeaderOps::default(),
+            provenance: None,
+        };
+        let compiled = Arc::new(VirtualHost {
+            name: Arc::from(format!("{host}:{port}")),
+            routes: vec![route],
+            provenance: None,
+        });
+        self.hosts.insert(key, Some(Arc::clone(&compiled)));
+        compiled
+    }
+
+    /// The cluster of a destination for a client that dialled `port`: without a port of its
+    /// own a mesh client's HTTP destination has the dialled one, even where the service has
+    /// exactly one other port (Istio's behaviour).
+    fn resolve(&mut self, client: &ClientView, destination: &Destination, port: u16) -> ClusterRef {
+        let number = destination.port.map_or(port, |selector| {
+            u16::try_from(selector.number).unwrap_or_default()
+        });
+        self.clusters
+            .resolve(client, &destination.host, number, &destination.subset)
+    }
+
+    fn compile_rules(
+        &mut self,
+        client: &ClientView,
+        rules: &MeshRules,
+        port: u16,
+    ) -> Vec<HttpRoute> {
+        let mut routes = Vec::with_capacity(rules.http.len());
+        for rule in &rules.http {
+            let applying: Vec<&MatchElement> = rule
+                .matches
+                .iter()
+                .filter(|element| applies_statically(&element.spec, client, port))
+                .collect();
+            if applying.is_empty() && !rule.matches.is_empty() {
+                continue;
+            }
+            let before = routes.len();
+            let groups = group_by_rewrite(&rule.spec, &applying);
+            for (kind, elements) in groups {
+                routes.extend(self.compile_route(client, rule, kind, &elements, port));
+            }
+            // Whatever stands behind a route that matches everything is never reached.
+            if routes[before..].iter().any(is_catch_all) {
+                break;
+            }
+        }
+        routes
+    }
+
+    fn compile_route(
+        &mut self,
+        client: &ClientView,
+        rule: &HttpRule,
+        kind: UriKind,
+        elements: &[&MatchElement],
+        port: u16,
+    ) -> Option<HttpRoute> {
+        let mut matches: Vec<HttpMatch> = Vec::with_capacity(elements.len());
+        for element in elements {
+            matches.extend(compile_match(&element.spec, &element.place, self.problems));
+            if matches.last().is_some_and(HttpMatch::is_catch_all) {
+                break;
+            }
+        }
+        if matches.is_empty() && !elements.is_empty() {
+            return None;
+        }
+        let (spec, place) = (&rule.spec, &rule.place);
+        let headers = spec.headers.as_ref();
+        let request = compile_request_ops(
+            headers.and_then(|headers| headers.request.as_ref()),
+            &place.field("headers.request"),
+            self.problems,
+        );
+        let response = compile_response_ops(
+            headers.and_then(|headers| headers.response.as_ref()),
+            &place.field("headers.response"),
+            self.problems,
+        );
+        let mut route = HttpRoute {
+            name: Arc::from(spec.name.as_str()),
+            matches,
+            action: RouteAction::NotHonoured(Arc::from("route")),
+            timeout: None,
+            retry: None,
+            fault: spec
+                .fault
+                .as_ref()
+                .and_then(|fault| compile_fault(fault, place, self.problems))
+                .map(Arc::new),
+            mirrors: Vec::new(),
+            cors: None,
+            request_headers: request.ops,
+            response_headers: response,
+            provenance: Some(place.provenance()),
+        };
+        if let Some(redirect) = &spec.redirect {
+            route.action = compile_redirect(redirect, port, place, self.problems);
+        } else if let Some(response) = &spec.direct_response {
+            route.action = compile_direct_response(response, place, self.problems);
+        } else if spec.route.is_empty() {
+            return None;
+        } else {
+            self.forward(client, rule, kind, port, request.authority, &mut route);
+        }
+        Some(route)
+    }
+
+    /// Fills in what only a route to an upstream has.
+    fn forward(
+        &mut self,
+        client: &ClientView,
+        rule: &HttpRule,
+        kind: UriKind,
+        port: u16,
+        route_authority: Option<String>,
+        route: &mut HttpRoute,
+    ) {
+        let (spec, place) = (&rule.spec, &rule.place);
+        let rewrite = spec.rewrite.as_ref();
+        let mut destinations = self.destinations(client, &spec.route, port, place);
+        let mut authority = rewrite
+            .map(|rewrite| rewrite.authority.clone())
+            .filter(|authority| !authority.is_empty())
+            .or(route_authority)
+            .map(|text| literal(&text));
+        if let [only] = destinations.as_mut_slice() {
+            header_ops::append(
+                &mut route.request_headers,
+                std::mem::take(&mut only.request_headers),
+            );
+            header_ops::append(
+                &mut route.response_headers,
+                std::mem::take(&mut only.response_headers),
+            );
+            authority = authority.or(only.authority.take());
+        }
+        let is_hashed = matches!(destinations.as_slice(), [only] if is_hashed(&only.cluster));
+        route.timeout = timeout(spec.timeout);
+        route.retry = Some(Arc::new(compile_retry(
+            spec.retries.as_ref(),
+            !is_hashed,
+            place,
+            self.problems,
+        )));
+        route.mirrors = self.mirrors(client, spec, port);
+        route.cors = spec
+            .cors_policy
+            .as_ref()
+            .map(|cors| Arc::new(compile_cors(cors, place, self.problems)));
+        let total_weight = destinations.iter().map(|entry| entry.weight).sum();
+        if total_weight == 0 {
+            self.problems.error(
+                "weights",
+                &place.field("route"),
+                "all weights are 0; the rule answers 503",
+            );
+            return;
+        }
+        let path_rewrite =
+            rewrite.and_then(|rewrite| compile_path_rewrite(rewrite, kind, place, self.problems));
+        route.action = RouteAction::Forward(ForwardAction {
+            destinations,
+            total_weight,
+            authority,
+            path_rewrite,
+        });
+    }
+
+    fn destinations(
+        &mut self,
+        client: &ClientView,
+        written: &[HTTPRouteDestination],
+        port: u16,
+        place: &Place,
+    ) -> Vec<WeightedDestination> {
+        let weights = relative_weights(written.iter().map(|entry| entry.weight));
+        let mut destinations = Vec::with_capacity(written.len());
+        for (at, (entry, weight)) in written.iter().zip(weights).enumerate() {
+            let Some(destination) = entry.destination.as_ref().filter(|_| weight > 0) else {
+                continue;
+            };
+            let place = place.entry("route", at);
+            let headers = entry.headers.as_ref();
+            let request = compile_request_ops(
+                headers.and_then(|headers| headers.request.as_ref()),
+                &place.field("headers.request"),
+                self.problems,
+            );
+            destinations.push(WeightedDestination {
+                weight,
+                cluster: self.resolve(client, destination, port),
+                request_headers: request.ops,
+                response_headers: compile_response_ops(
+                    headers.and_then(|headers| headers.response.as_ref()),
+                    &place.field("headers.response"),
+                    self.problems,
+                ),
+                authority: request.authority.map(|text| literal(&text)),
+                provenance: Some(place.provenance()),
+            });
+        }
+        destinations
+    }
+
+    fn mirrors(&mut self, client: &ClientView, spec: &HTTPRoute, port: u16) -> Vec<MirrorPolicy> {
+        let single = spec.mirror.iter().map(|to| (to, mirror_share(spec)));
+        let several = spec
+            .mirrors
+            .iter()
+            .filter_map(|mirror| Some((mirror.destination.as_ref()?, mirrors_share(mirror))));
+        single
+            .chain(several)
+            .filter(|(_, share)| *share > 0)
+            .map(|(to, share)| MirrorPolicy {
+                cluster: self.resolve(client, to, port),
+                share,
+            })
+            .collect()
+    }
+}
+
+/// Weights as they act: a single entry gets everything, negative ones nothing. Sums beyond
+/// `u32` are scaled down, every positive weight staying positive.
+pub(crate) fn relative_weights(written: impl ExactSizeIterator<Item = i32>) -> Vec<u32> {
+    if written.len() == 1 {
+        return vec![1];
+    }
+    let mut weights: Vec<u32> = written
+        .map(|weight| u32::try_from(weight).unwrap_or(0))
+        .collect();
+    while weights.iter().map(|weight| u64::from(*weight)).sum::<u64>() > u64::from(u32::MAX) {
+        for weight in &mut weights {
+            *weight = weight.div_ceil(2);
+        }
+    }
+    weights
+}
+
+/// What `rewrite.uri` replaces depends on the element that matched, so a rule with elements
+/// of both kinds becomes several routes, in order. Source: Istio makes one per element.
+fn group_by_rewrite<'m>(
+    spec: &HTTPRoute,
+    elements: &[&'m MatchElement],
+) -> Vec<(UriKind, Vec<&'m MatchElement>)> {
+    let is_by_kind = spec
+        .rewrite
+        .as_ref()
+        .is_some_and(|rewrite| !rewrite.uri.is_empty() && rewrite.uri_regex_rewrite.is_none());
+    let mut groups: Vec<(UriKind, Vec<&MatchElement>)> = Vec::new();
+    for element in elements {
+        let kind = uri_kind(&element.spec);
+        match groups.last_mut() {
+            Some((known, group)) if *known == kind || !is_by_kind => group.push(element),
+            Some(_) | None => groups.push((kind, vec![element])),
+        }
+    }
+    if groups.is_empty() {
+        groups.push((UriKind::Prefix, Vec::new()));
+    }
+    groups
+}
+
+/// Whether every request takes this route.
+pub(crate) fn is_catch_all(route: &HttpRoute) -> bool {
+    route.matches.is_empty() || route.matches.iter().any(HttpMatch::is_catch_all)
+}
+
+fn is_hashed(cluster: &ClusterRef) -> bool {
+    match cluster {
+        ClusterRef::Known(cluster) => matches!(
+            cluster.policy.load_balancer,
+            LoadBalancer::ConsistentHash(_)
+        ),
+        ClusterRef::Missing(_) | ClusterRef::NotHonoured(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a075_a076_a077_weights() {
+        for (written, expected) in [
+            (vec![0], vec![1]), // A075: a single one gets everything
+            (vec![0, 100], vec![0, 100]),
+            (vec![1, 3], vec![1, 3]),
+            (vec![-5, 1], vec![0, 1]),
+            (vec![i32::MAX, i32::MAX, i32::MAX], vec![1 << 30; 3]),
+        ] {
+            assert_eq!(
+                relative_weights(written.clone().into_iter()),
+                expected,
+                "{written:?}"
+            );
+        }
+    }
+}

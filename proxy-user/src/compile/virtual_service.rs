@@ -1,0 +1,277 @@
+//! VirtualServices of mesh clients, with hosts expanded and delegates in place, and
+//! which one applies to a host. Start at [`VirtualServices::select`].
+//!
+//! Source: Istio pilot/pkg/model/push_context.go and virtualservice.go.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::api::{
+    Destination, HTTPMatchRequest, HTTPRoute, Object, ObjectSet, RouteDestination, VirtualService,
+    in_creation_order,
+};
+use crate::settings::MeshSettings;
+
+use super::host;
+use super::matcher::MESH;
+use super::rule::{Place, Problems};
+use super::rule_reader::RuleReader;
+use super::scope::ClientView;
+use super::visibility::ExportTo;
+
+/// All VirtualServices that act for mesh clients, in creation order, and their hosts.
+#[derive(Debug, Default)]
+pub(crate) struct VirtualServices {
+    /// In creation order; [`MeshRules::index`] is the place here.
+    pub(crate) all: Vec<Arc<MeshRules>>,
+    exact: HashMap<Arc<str>, Vec<usize>>,
+    wildcards: HashMap<Arc<str>, Vec<usize>>,
+    /// Wildcards whose star stands before something other than a dot, which the lookup by
+    /// suffix does not find.
+    partial: Vec<Arc<str>>,
+}
+
+/// One VirtualService as mesh clients see it.
+#[derive(Debug)]
+pub(crate) struct MeshRules {
+    /// Place in [`VirtualServices::all`].
+    pub(crate) index: usize,
+    /// The object.
+    pub(crate) object: Arc<Object<VirtualService>>,
+    /// Expanded, lower case, in the order written.
+    pub(crate) hosts: Vec<Arc<str>>,
+    /// Who sees it.
+    pub(crate) export_to: ExportTo,
+    /// Delegates are in place already.
+    pub(crate) http: Vec<HttpRule>,
+    /// In order.
+    pub(crate) tls: Vec<L4Rule>,
+    /// In order.
+    pub(crate) tcp: Vec<L4Rule>,
+    /// Labels or namespace of the client decide about some rule.
+    pub(crate) depends_on_client: bool,
+    /// Hosts of all destinations and mirrors.
+    pub(crate) destination_hosts: BTreeSet<String>,
+}
+
+/// One rule of `http`.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpRule {
+    /// Without `match`; destinations have their full names.
+    pub(crate) spec: HTTPRoute,
+    /// Alternatives; empty matches everything.
+    pub(crate) matches: Vec<MatchElement>,
+    /// Where it is written: for a delegate's rule, in the delegate.
+    pub(crate) place: Place,
+}
+
+/// One element of `match`.
+#[derive(Debug, Clone)]
+pub(crate) struct MatchElement {
+    /// As written, or merged with that of the root.
+    pub(crate) spec: HTTPMatchRequest,
+    /// Where it is written.
+    pub(crate) place: Place,
+}
+
+/// One rule of `tls` or `tcp`.
+#[derive(Debug)]
+pub(crate) struct L4Rule {
+    /// Alternatives; empty matches everything.
+    pub(crate) matches: Vec<L4Match>,
+    /// Destinations have their full names.
+    pub(crate) route: Vec<RouteDestination>,
+    /// Where it is written.
+    pub(crate) place: Place,
+}
+
+/// One element of a `tls` or `tcp` rule's `match`.
+#[derive(Debug)]
+pub(crate) struct L4Match {
+    /// Lower case; empty for `tcp`.
+    pub(crate) sni_hosts: Vec<Arc<str>>,
+    /// Empty matches every address.
+    pub(crate) destination_subnets: Vec<IpNet>,
+    /// Conditions on client and port.
+    pub(crate) statics: HTTPMatchRequest,
+}
+
+impl L4Match {
+    /// Unlike for HTTP, gateways and the client's labels must both agree.
+    pub(crate) fn applies_statically(&self, client: &ClientView, port: u16) -> bool {
+        let statics = &self.statics;
+        (statics.port == 0 || statics.port == u32::from(port))
+            && (statics.gateways.is_empty() || statics.gateways.iter().any(|name| name == MESH))
+            && client.has_labels(&statics.source_labels)
+            && (statics.source_namespace.is_empty()
+                || *statics.source_namespace == *client.namespace)
+    }
+
+    /// Whether two clients may get different answers from [`Self::applies_statically`].
+    pub(crate) fn depends_on_client(&self) -> bool {
+        !(self.statics.source_labels.is_empty() && self.statics.source_namespace.is_empty())
+    }
+}
+
+impl MeshRules {
+    /// In which of Istio's buckets it stands for `client`, lowest first; `None` is invisible.
+    pub(crate) fn bucket(&self, client: &ClientView) -> Option<u8> {
+        let own = self.object.meta.namespace.as_str();
+        let bucket = self.export_to.bucket(own, &client.namespace)?;
+        let hosts = self.hosts.iter().map(|host| &**host);
+        client.imports_virtual_service(own, hosts).then_some(bucket)
+    }
+}
+
+impl VirtualServices {
+    /// Reads all VirtualServices; what is wrong with hosts, delegates and subnets is reported.
+    pub(crate) fn new(objects: &ObjectSet, mesh: &MeshSettings, problems: &mut Problems) -> Self {
+        let reader = RuleReader { objects, mesh };
+        let mut services = Self::default();
+        for object in in_creation_order(&objects.virtual_services) {
+            let is_delegate = object.spec.hosts.is_empty();
+            let is_for_mesh = object.spec.gateways.is_empty()
+                || object.spec.gateways.iter().any(|gateway| gateway == MESH);
+            if is_delegate || !is_for_mesh {
+                continue;
+            }
+            let rules = reader.read(object, services.all.len(), problems);
+            services.insert(rules, problems);
+        }
+        services
+    }
+
+    fn insert(&mut self, rules: MeshRules, problems: &mut Problems) {
+        for (at, host) in rules.hosts.iter().enumerate() {
+            let place = Place::new(&rules.object, format!("hosts[{at}]"));
+            if host::looks_like_service_and_namespace(host) {
+                problems.warning(
+                    "dotted-host",
+                    &place,
+                    format!("{host} is taken as it is, not as a service; write its full name such as {host}.svc.cluster.local"),
+                );
+            }
+            let map = if host::is_wildcarded(host) {
+                let is_partial = host.len() > 1 && !host.starts_with("*.");
+                if is_partial && !self.partial.contains(host) {
+                    self.partial.push(Arc::clone(host));
+                }
+                &mut self.wildcards
+            } else {
+                &mut self.exact
+            };
+            let same = map.entry(Arc::clone(host)).or_default();
+            let older = same.iter().filter_map(|&index| self.all.get(index));
+            if let Some(older) = older
+                .into_iter()
+                .find(|older| are_rivals(&older.export_to, &rules.export_to))
+            {
+                problems.error(
+                    "duplicate-host",
+                    &place,
+                    format!("{} is older and has the host {host} too; this one is ignored for it, put the rules into one object", older.object.reference()),
+                );
+            }
+            if same.last() != Some(&rules.index) {
+                same.push(rules.index);
+            }
+        }
+        self.all.push(Arc::new(rules));
+    }
+
+    /// The VirtualService that applies to `name` for `client`: that of the most specific
+    /// host; of several with one host the first by bucket, then by age. Never merged.
+    pub(crate) fn select(&self, client: &ClientView, name: &str) -> Option<&Arc<MeshRules>> {
+        if !host::is_wildcarded(name)
+            && let Some(found) = self.first_visible(client, self.exact.get(name))
+        {
+            return Some(found);
+        }
+        if self.wildcards.is_empty() {
+            return None;
+        }
+        let mut covering: Vec<String> = host::covering_wildcards(name).collect();
+        let partial = self
+            .partial
+            .iter()
+            .filter(|star| host::is_subset_of(name, star));
+        covering.extend(partial.map(|star| star.to_string()));
+        covering.sort_by(|a, b| host::by_specificity(a, b));
+        covering
+            .iter()
+            .find_map(|star| self.first_visible(client, self.wildcards.get(star.as_str())))
+    }
+
+    /// Of the VirtualServices that have the very host `name`, the one that has it for `client`.
+    pub(crate) fn owner_of(&self, client: &ClientView, name: &str) -> Option<&Arc<MeshRules>> {
+        let map = if host::is_wildcarded(name) {
+            &self.wildcards
+        } else {
+            &self.exact
+        };
+        self.first_visible(client, map.get(name))
+    }
+
+    /// Wildcard hosts that cover `name` and that some VirtualService has.
+    pub(crate) fn wildcards_over<'s>(
+        &'s self,
+        name: &'s str,
+    ) -> impl Iterator<Item = Arc<str>> + 's {
+        let partial = self
+            .partial
+            .iter()
+            .filter(|star| host::is_subset_of(name, star));
+        let dotted = host::covering_wildcards(name).filter_map(|star| {
+            let (known, _) = self.wildcards.get_key_value(star.as_str())?;
+            Some(Arc::clone(known))
+        });
+        dotted.chain(partial.cloned())
+    }
+
+    fn first_visible(
+        &self,
+        client: &ClientView,
+        indices: Option<&Vec<usize>>,
+    ) -> Option<&Arc<MeshRules>> {
+        indices?
+            .iter()
+            .filter_map(|&index| self.all.get(index))
+            .filter_map(|rules| Some((rules.bucket(client)?, rules)))
+            .min_by_key(|(bucket, rules)| (*bucket, rules.index))
+            .map(|(_, rules)| rules)
+    }
+}
+
+/// Whether some client sees both in one bucket, so that the younger never acts.
+fn are_rivals(a: &ExportTo, b: &ExportTo) -> bool {
+    match (a, b) {
+        (ExportTo::Public, ExportTo::Public) => true,
+        (ExportTo::Namespaces(a), ExportTo::Namespaces(b)) => a.intersection(b).next().is_some(),
+        (ExportTo::Public, ExportTo::Namespaces(_))
+        | (ExportTo::Namespaces(_), ExportTo::Public) => false,
+    }
+}
+
+/// Every destination and mirror of one rule.
+pub(crate) fn destinations_of(spec: &HTTPRoute) -> impl Iterator<Item = &Destination> {
+    let routes = spec
+        .route
+        .iter()
+        .filter_map(|entry| entry.destination.as_ref());
+    let mirrors = spec
+        .mirrors
+        .iter()
+        .filter_map(|entry| entry.destination.as_ref());
+    routes.chain(mirrors).chain(spec.mirror.as_ref())
+}
+
+impl HttpRule {
+    /// It forwards, redirects or answers.
+    pub(crate) fn has_action(&self) -> bool {
+        !self.spec.route.is_empty()
+            || self.spec.redirect.is_some()
+            || self.spec.direct_response.is_some()
+    }
+}

@@ -1,0 +1,247 @@
+//! One request from its head to the last byte of its answer, as telemetry sees it.
+//!
+//! Opened once, closed once. Dropping it unclosed means that the client went away
+//! first: flag `DC`, and code 0 if no answer had begun (Envoy `RESPONSE_FLAGS`).
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::USER_AGENT;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, Version};
+
+use super::client_io::ClientState;
+use super::headers::{self, FORWARDED_FOR, REQUEST_ID};
+use super::request_body::RequestStream;
+use crate::net::OriginalDst;
+use crate::proxy::policy::retry::grpc_status;
+use crate::proxy::{ArcRecorder, PodContext};
+use crate::telemetry::record::{RequestProtocol, WorkloadLabels};
+use crate::telemetry::{DestinationLabels, RequestRecord, ResponseFlags};
+
+static UNKNOWN_WORKLOAD: LazyLock<Arc<WorkloadLabels>> =
+    LazyLock::new(|| Arc::new(WorkloadLabels::unknown()));
+static UNKNOWN_SERVICE: LazyLock<Arc<DestinationLabels>> =
+    LazyLock::new(|| Arc::new(service_named("unknown")));
+static BLACK_HOLE: LazyLock<Arc<DestinationLabels>> = LazyLock::new(|| {
+    Arc::new(service_named(
+        crate::snapshot::clusters::special::BLACK_HOLE,
+    ))
+});
+
+fn service_named(name: &str) -> DestinationLabels {
+    DestinationLabels {
+        service: Arc::from("unknown"),
+        service_name: Arc::from(name),
+        service_namespace: Arc::from("unknown"),
+    }
+}
+
+/// The record of one request while it is being made.
+pub(crate) struct Exchange {
+    /// Filled in as the facts become known.
+    pub(crate) record: RequestRecord,
+    /// The workload behind a passed-through address; else the endpoint's own counts.
+    pub(crate) known_peer: Option<Arc<WorkloadLabels>>,
+    recorder: ArcRecorder,
+    started: Instant,
+    request: Option<Rc<RequestStream>>,
+    client: Option<Arc<ClientState>>,
+    has_answer_begun: bool,
+    is_closed: bool,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange")
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    /// A request whose head is complete. `client`: HTTP/1.1 connections, whose requests
+    /// come one after the other.
+    pub(crate) fn open(
+        pod: &PodContext,
+        remote: SocketAddr,
+        dialled: OriginalDst,
+        client: Option<Arc<ClientState>>,
+        head: &Parts,
+    ) -> Box<Self> {
+        let text = |name| {
+            let value = head.headers.get(name)?.as_bytes();
+            Some(String::from_utf8_lossy(value).into_owned().into_boxed_str())
+        };
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or("", |target| target.as_str());
+        let head_bytes =
+            headers::wire_len(&head.headers) + (head.method.as_str().len() + target.len()) as u64;
+        let record = RequestRecord {
+            start: SystemTime::now(),
+            duration: Duration::ZERO,
+            source: Arc::clone(&pod.labels),
+            destination: Arc::clone(&UNKNOWN_WORKLOAD),
+            service: Arc::clone(&UNKNOWN_SERVICE),
+            protocol: if headers::is_grpc(&head.headers) {
+                RequestProtocol::Grpc
+            } else {
+                RequestProtocol::Http
+            },
+            http_version: protocol_name(head.version),
+            method: head.method.as_str().into(),
+            path: target.into(),
+            authority: Box::default(),
+            response_code: 0,
+            grpc_status: None,
+            flags: ResponseFlags::default(),
+            details: Cow::Borrowed(""),
+            upstream_failure: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            request_bytes: head_bytes,
+            response_bytes: 0,
+            upstream_service_time: None,
+            forwarded_for: text(FORWARDED_FOR),
+            user_agent: text(USER_AGENT),
+            request_id: None,
+            upstream_host: None,
+            upstream_cluster: None,
+            upstream_local: None,
+            downstream_local: dialled.0,
+            downstream_remote: remote,
+            route_name: None,
+            retry_count: 0,
+        };
+        Box::new(Self {
+            record,
+            known_peer: None,
+            recorder: pod.recorder.clone(),
+            started: Instant::now(),
+            request: None,
+            client,
+            has_answer_begun: false,
+            is_closed: false,
+        })
+    }
+
+    /// Records bytes that hyper could not read as a request and answered itself.
+    pub(crate) fn malformed(
+        pod: &PodContext,
+        remote: SocketAddr,
+        dialled: OriginalDst,
+        error: &hyper::Error,
+    ) {
+        let (head, ()) = http::Request::new(()).into_parts();
+        let mut this = Self::open(pod, remote, dialled, None, &head);
+        let (code, details) = if error.is_parse_too_large() {
+            (431, "http1.headers_too_large")
+        } else {
+            (400, "http1.codec_error")
+        };
+        this.record.method = Box::default();
+        this.record.path = Box::default();
+        this.record.response_code = code;
+        this.record.details = Cow::Borrowed(details);
+        this.add_flags(ResponseFlags::DPE);
+        this.close();
+    }
+
+    /// A gRPC request by its content type.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.record.protocol == RequestProtocol::Grpc
+    }
+
+    /// The body whose bytes count.
+    pub(crate) fn set_request(&mut self, request: Rc<RequestStream>) {
+        self.request = Some(request);
+    }
+
+    /// The request id as forwarded.
+    pub(crate) fn set_request_id(&mut self, headers: &HeaderMap) {
+        self.record.request_id = headers
+            .get(REQUEST_ID)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into());
+    }
+
+    /// REGISTRY_ONLY refused it.
+    pub(crate) fn set_black_hole(&mut self) {
+        self.record.service = Arc::clone(&BLACK_HOLE);
+        self.record.upstream_cluster =
+            Some(Arc::from(crate::snapshot::clusters::special::BLACK_HOLE));
+    }
+
+    /// More flags.
+    pub(crate) fn add_flags(&mut self, flags: ResponseFlags) {
+        self.record.flags = self.record.flags.with(flags);
+    }
+
+    /// The head of the answer is on its way.
+    pub(crate) fn begin_answer(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.record.response_code = status.as_u16();
+        self.record.grpc_status = grpc_status(headers);
+        self.record.response_bytes = headers::wire_len(headers);
+        self.has_answer_begun = true;
+        if let Some(client) = &self.client {
+            client.set_responding();
+        }
+    }
+
+    /// Body bytes to the client.
+    pub(crate) fn count_sent(&mut self, len_bytes: usize) {
+        self.record.bytes_sent += len_bytes as u64;
+    }
+
+    /// Trailers to the client.
+    pub(crate) fn note_trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = grpc_status(trailers) {
+            self.record.grpc_status = Some(status);
+        }
+    }
+
+    /// The answer ended, whole or broken off by us.
+    pub(crate) fn close(&mut self) {
+        if std::mem::replace(&mut self.is_closed, true) {
+            return;
+        }
+        let record = &mut self.record;
+        record.duration = self.started.elapsed();
+        if let Some(request) = self.request.take() {
+            record.bytes_received += request.received();
+        }
+        record.request_bytes += record.bytes_received;
+        record.response_bytes += record.bytes_sent;
+        if let Some(client) = &self.client {
+            client.set_idle();
+        }
+        self.recorder.0.request(record);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.is_closed {
+            return;
+        }
+        self.add_flags(ResponseFlags::DC);
+        self.record.details = Cow::Borrowed("downstream_remote_disconnect");
+        if !self.has_answer_begun {
+            self.record.response_code = 0;
+        }
+        self.close();
+    }
+}
+
+/// The version as access logs print it.
+pub(crate) fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}

@@ -1,0 +1,480 @@
+//! Answers that Mizzen gives itself: status, body, flags and code details of each cause.
+//!
+//! The texts and codes are Envoy's, so that what reads them keeps working (Envoy
+//! documentation, "Response code details" and "Response flags"). For gRPC requests
+//! they become trailers-only responses (`Http::Utility::sendLocalReply`).
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SERVER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::proxy::upstream::{Kind, TrafficError};
+use crate::telemetry::ResponseFlags;
+
+/// `server` of answers that no upstream gave.
+pub(crate) const SERVER_NAME: HeaderValue = HeaderValue::from_static("mizzen");
+/// `grpc-status`.
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// `grpc-message`.
+pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+const TEXT_PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
+const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// One answer of our own, before it is given the form that the client expects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalReply {
+    /// HTTP status for clients that do not speak gRPC.
+    pub(crate) status: StatusCode,
+    /// `text/plain`; empty sends no content-type.
+    pub(crate) body: Bytes,
+    /// Response flags.
+    pub(crate) flags: ResponseFlags,
+    /// Envoy's code details.
+    pub(crate) details: Cow<'static, str>,
+    /// Further headers.
+    pub(crate) headers: HeaderMap,
+    /// `grpc-status` for gRPC clients, where it is not mapped from the status.
+    pub(crate) grpc_status: Option<u8>,
+    /// The connection cannot be used again.
+    pub(crate) closes: bool,
+}
+
+impl LocalReply {
+    /// A reply with a text.
+    pub(crate) fn new(
+        status: StatusCode,
+        body: &'static str,
+        flags: ResponseFlags,
+        details: &'static str,
+    ) -> Self {
+        Self {
+            status,
+            body: Bytes::from_static(body.as_bytes()),
+            flags,
+            details: Cow::Borrowed(details),
+            headers: HeaderMap::new(),
+            grpc_status: None,
+            closes: false,
+        }
+    }
+
+    /// The virtual host has no route for this request.
+    pub(crate) fn route_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "",
+            ResponseFlags::NR,
+            "route_not_found",
+        )
+    }
+
+    /// The route names a service, port or subset that does not exist.
+    pub(crate) fn cluster_not_found() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "",
+            ResponseFlags::NC,
+            "cluster_not_found",
+        )
+    }
+
+    /// The route or cluster needs a field that Mizzen does not honour yet.
+    pub(crate) fn not_honoured() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not honoured yet by this version of mizzen",
+            ResponseFlags::default(),
+            "not_honoured",
+        )
+    }
+
+    /// REGISTRY_ONLY: nobody knows the host.
+    pub(crate) fn block_all() -> Self {
+        Self::new(
+            StatusCode::BAD_GATEWAY,
+            "",
+            ResponseFlags::default(),
+            "direct_response",
+        )
+    }
+
+    /// The cluster has no endpoint that may be used.
+    pub(crate) fn no_healthy_upstream() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no healthy upstream",
+            ResponseFlags::UH,
+            "no_healthy_upstream",
+        )
+    }
+
+    /// The route timeout, or that of the last attempt.
+    pub(crate) fn timeout(is_per_try: bool) -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream request timeout",
+            ResponseFlags::UT,
+            if is_per_try {
+                "upstream_per_try_timeout"
+            } else {
+                "response_timeout"
+            },
+        )
+    }
+
+    /// An injected abort with an HTTP status.
+    pub(crate) fn fault_abort(status: StatusCode) -> Self {
+        Self::new(
+            status,
+            "fault filter abort",
+            ResponseFlags::FI,
+            "fault_filter_abort",
+        )
+    }
+
+    /// An injected abort with a gRPC status: plain 200 for other requests.
+    pub(crate) fn fault_abort_grpc(grpc_status: u8) -> Self {
+        Self {
+            grpc_status: Some(grpc_status),
+            ..Self::fault_abort(StatusCode::OK)
+        }
+    }
+
+    /// `directResponse`.
+    pub(crate) fn direct(status: StatusCode, body: Bytes) -> Self {
+        Self {
+            body,
+            ..Self::new(status, "", ResponseFlags::default(), "direct_response")
+        }
+    }
+
+    /// An upgrade that is not enabled.
+    pub(crate) fn upgrade_failed() -> Self {
+        Self {
+            closes: true,
+            ..Self::new(
+                StatusCode::FORBIDDEN,
+                "",
+                ResponseFlags::default(),
+                "upgrade_failed",
+            )
+        }
+    }
+
+    /// The client's request body broke off or was malformed.
+    pub(crate) fn bad_body() -> Self {
+        Self {
+            closes: true,
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                "Bad Request",
+                ResponseFlags::DPE,
+                "http1.codec_error",
+            )
+        }
+    }
+
+    /// The upstream did not answer. `has_retried` changes the text.
+    pub(crate) fn upstream(error: &TrafficError, has_retried: bool) -> Self {
+        let Some(reason) = error.reset_reason() else {
+            return Self::no_healthy_upstream();
+        };
+        if error.kind == Kind::RequestBody {
+            return Self::bad_body();
+        }
+        let before = if has_retried {
+            "retried and the latest reset reason"
+        } else {
+            "reset reason"
+        };
+        let body = format!(
+            "upstream connect error or disconnect/reset before headers. {before}: {reason}"
+        );
+        let mut headers = HeaderMap::new();
+        if error.kind == Kind::Overflow {
+            headers.insert(ENVOY_OVERLOADED, HeaderValue::from_static("true"));
+        }
+        Self {
+            status: error.status(),
+            body: Bytes::from(body),
+            flags: error.flags(),
+            details: Cow::Owned(format!(
+                "upstream_reset_before_response_started{{{}}}",
+                reset_detail(error, reason)
+            )),
+            headers,
+            grpc_status: None,
+            closes: false,
+        }
+    }
+
+    /// Status, headers and body as this client expects them.
+    pub(crate) fn into_response(self, is_grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
+        let mut headers = self.headers;
+        headers.insert(SERVER, SERVER_NAME);
+        if !is_grpc {
+            if !self.body.is_empty() {
+                headers.insert(CONTENT_TYPE, TEXT_PLAIN);
+            }
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            return (self.status, headers, self.body);
+        }
+        let grpc_status = self
+            .grpc_status
+            .unwrap_or_else(|| grpc_status_of(self.status));
+        headers.insert(CONTENT_TYPE, APPLICATION_GRPC);
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_status)));
+        if let Ok(message) = HeaderValue::from_str(&grpc_message(&self.body))
+            && !message.is_empty()
+        {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        (StatusCode::OK, headers, Bytes::new())
+    }
+}
+
+/// The reason as code details carry it: blanks become `_`, and a failed connect says why.
+fn reset_detail(error: &TrafficError, reason: &str) -> String {
+    let mut detail = reason.replace(' ', "_");
+    if error.is_connect_failure()
+        && let Some(cause) = &error.cause
+    {
+        detail.push_str("|delayed_connect_error:_");
+        detail.push_str(&cause.replace(char::is_whitespace, "_"));
+    }
+    detail
+}
+
+/// gRPC status of an HTTP status (gRPC documentation, "HTTP to gRPC Status Code
+/// Mapping", with Envoy's choice for the rest).
+pub(crate) fn grpc_status_of(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// `grpc-message`: printable ASCII except `%` as it is, the rest percent-encoded
+/// (gRPC over HTTP/2, "Responses").
+fn grpc_message(body: &[u8]) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = String::with_capacity(body.len());
+    for &byte in body {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push(char::from(HEX[usize::from(byte >> 4)]));
+            out.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: Kind, has_retried: bool) -> LocalReply {
+        LocalReply::upstream(&TrafficError::upstream(kind, None), has_retried)
+    }
+
+    fn text(reply: &LocalReply) -> &str {
+        std::str::from_utf8(&reply.body).expect("ASCII")
+    }
+
+    #[test]
+    fn every_cause_has_its_status_flag_and_text() {
+        let connect_error = "upstream connect error or disconnect/reset before headers. ";
+        for (reply, status, flags, body, details) in [
+            (
+                LocalReply::route_not_found(),
+                404,
+                "NR",
+                String::new(),
+                "route_not_found",
+            ),
+            (
+                LocalReply::cluster_not_found(),
+                503,
+                "NC",
+                String::new(),
+                "cluster_not_found",
+            ),
+            (
+                LocalReply::block_all(),
+                502,
+                "-",
+                String::new(),
+                "direct_response",
+            ),
+            (
+                LocalReply::no_healthy_upstream(),
+                503,
+                "UH",
+                "no healthy upstream".to_owned(),
+                "no_healthy_upstream",
+            ),
+            (
+                LocalReply::timeout(false),
+                504,
+                "UT",
+                "upstream request timeout".to_owned(),
+                "response_timeout",
+            ),
+            (
+                LocalReply::timeout(true),
+                504,
+                "UT",
+                "upstream request timeout".to_owned(),
+                "upstream_per_try_timeout",
+            ),
+            (
+                failed(Kind::ConnectFailed, true),
+                503,
+                "UF",
+                format!(
+                    "{connect_error}retried and the latest reset reason: remote connection failure"
+                ),
+                "upstream_reset_before_response_started{remote_connection_failure}",
+            ),
+            (
+                failed(Kind::ConnectTimeout, false),
+                503,
+                "UF",
+                format!("{connect_error}reset reason: connection timeout"),
+                "upstream_reset_before_response_started{connection_timeout}",
+            ),
+            (
+                failed(Kind::ConnectionTermination, false),
+                503,
+                "UC",
+                format!("{connect_error}reset reason: connection termination"),
+                "upstream_reset_before_response_started{connection_termination}",
+            ),
+            (
+                failed(Kind::RemoteReset, false),
+                503,
+                "UR",
+                format!("{connect_error}reset reason: remote reset"),
+                "upstream_reset_before_response_started{remote_reset}",
+            ),
+            (
+                failed(Kind::RefusedStream, false),
+                503,
+                "UR",
+                format!("{connect_error}reset reason: remote refused stream reset"),
+                "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            ),
+            (
+                failed(Kind::ProtocolError, false),
+                502,
+                "UPE",
+                format!("{connect_error}reset reason: protocol error"),
+                "upstream_reset_before_response_started{protocol_error}",
+            ),
+            (
+                failed(Kind::Overflow, false),
+                503,
+                "UO",
+                format!("{connect_error}reset reason: overflow"),
+                "upstream_reset_before_response_started{overflow}",
+            ),
+        ] {
+            assert_eq!(reply.status.as_u16(), status, "{details}");
+            assert_eq!(reply.flags.text(), flags, "{details}");
+            assert_eq!(text(&reply), body, "{details}");
+            assert_eq!(reply.details, details);
+        }
+        let overflow = failed(Kind::Overflow, false);
+        assert_eq!(overflow.headers[ENVOY_OVERLOADED], "true");
+    }
+
+    #[test]
+    fn plain_clients_get_text_with_a_length() {
+        let (status, headers, body) = LocalReply::no_healthy_upstream().into_response(false);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(headers[CONTENT_TYPE], "text/plain");
+        assert_eq!(headers[CONTENT_LENGTH], "19");
+        assert_eq!(body, "no healthy upstream");
+        let (_, headers, _) = LocalReply::route_not_found().into_response(false);
+        assert_eq!(headers[CONTENT_LENGTH], "0");
+        assert!(!headers.contains_key(CONTENT_TYPE)); // an empty body has no type
+    }
+
+    /// Checklist ids A053 and A131.
+    #[test]
+    fn a053_a131_grpc_clients_get_trailers_only() {
+        for (reply, grpc_status, message) in [
+            (
+                LocalReply::no_healthy_upstream(),
+                "14",
+                Some("no healthy upstream"),
+            ),
+            (
+                LocalReply::timeout(false),
+                "14",
+                Some("upstream request timeout"),
+            ), // not 4
+            (LocalReply::route_not_found(), "12", None), // empty body, no message
+            (
+                LocalReply::fault_abort(StatusCode::IM_A_TEAPOT),
+                "2",
+                Some("fault filter abort"),
+            ),
+            (
+                LocalReply::fault_abort_grpc(14),
+                "14",
+                Some("fault filter abort"),
+            ),
+            (
+                LocalReply::direct(StatusCode::OK, Bytes::from("a%\n")),
+                "2",
+                Some("a%25%0A"),
+            ),
+        ] {
+            let (status, headers, body) = reply.into_response(true);
+            assert_eq!(status, StatusCode::OK);
+            assert_eq!(headers[CONTENT_TYPE], "application/grpc");
+            assert_eq!(headers[GRPC_STATUS], grpc_status);
+            let found = headers
+                .get(GRPC_MESSAGE)
+                .map(|value| value.to_str().expect("ASCII"));
+            assert_eq!(found, message);
+            assert!(body.is_empty());
+        }
+        let (status, _, body) = LocalReply::fault_abort_grpc(14).into_response(false);
+        assert_eq!(
+            (status.as_u16(), &body[..]),
+            (200, &b"fault filter abort"[..])
+        );
+    }
+
+    #[test]
+    fn http_codes_map_to_grpc_codes() {
+        for (status, expected) in [
+            (400, 13),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (429, 14),
+            (502, 14),
+            (503, 14),
+            (504, 14),
+            (200, 2),
+            (408, 2),
+            (499, 2),
+            (500, 2),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(grpc_status_of(status), expected, "{status}");
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Header operations: templates evaluated, then all removes, sets and adds of one
+//! level (VirtualService `Headers`, Envoy documentation, "Custom request/response
+//! headers"). Start at [`apply`].
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::snapshot::policy::{HeaderOps, HeaderTemplate, TemplatePart};
+
+/// What templates may name, besides the headers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TemplateFacts<'a> {
+    /// Method, as sent.
+    pub(crate) method: &'a str,
+    /// Path and query, before any rewrite.
+    pub(crate) path: &'a str,
+    /// Host, before any rewrite.
+    pub(crate) authority: &'a str,
+    /// `http` or `https`.
+    pub(crate) scheme: &'a str,
+    /// The client's address.
+    pub(crate) downstream_remote: SocketAddr,
+    /// The address the client dialled.
+    pub(crate) downstream_local: SocketAddr,
+    /// The endpoint, once one is chosen.
+    pub(crate) upstream_host: Option<SocketAddr>,
+    /// `HTTP/1.1` or `HTTP/2`.
+    pub(crate) protocol: &'static str,
+    /// Of the upstream's response; 0 in local replies.
+    pub(crate) response_code: u16,
+    /// When the request head was complete.
+    pub(crate) start: SystemTime,
+    /// Effective route name.
+    pub(crate) route_name: &'a str,
+}
+
+/// Request and response headers as templates see them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeaderViews<'a> {
+    /// The request as it is now; for response operations as sent upstream.
+    pub(crate) request: &'a HeaderMap,
+    /// The response, for response operations.
+    pub(crate) response: Option<&'a HeaderMap>,
+}
+
+/// Values of one level, all evaluated before any is applied.
+#[derive(Debug, Default)]
+pub(crate) struct Evaluated<'a> {
+    set: Vec<(&'a HeaderName, HeaderValue)>,
+    add: Vec<(&'a HeaderName, HeaderValue)>,
+}
+
+/// Evaluates all values of one level.
+pub(crate) fn evaluate_all<'a>(
+    ops: &'a HeaderOps,
+    facts: &TemplateFacts<'_>,
+    views: HeaderViews<'_>,
+) -> Evaluated<'a> {
+    let evaluate_list = |list: &'a [(HeaderName, HeaderTemplate)]| {
+        list.iter()
+            .filter_map(|(name, template)| Some((name, evaluate(template, facts, views)?)))
+            .collect()
+    };
+    Evaluated {
+        set: evaluate_list(&ops.set),
+        add: evaluate_list(&ops.add),
+    }
+}
+
+/// One level's pass over `headers`: removes, sets, adds.
+pub(crate) fn apply(ops: &HeaderOps, evaluated: Evaluated<'_>, headers: &mut HeaderMap) {
+    for name in &ops.remove {
+        headers.remove(name);
+    }
+    for (name, value) in evaluated.set {
+        headers.insert(name, value);
+    }
+    for (name, value) in evaluated.add {
+        headers.append(name, value);
+    }
+}
+
+/// One pass over request headers.
+pub(crate) fn apply_to_request(
+    ops: &HeaderOps,
+    facts: &TemplateFacts<'_>,
+    headers: &mut HeaderMap,
+) {
+    if ops.is_empty() {
+        return;
+    }
+    let views = HeaderViews {
+        request: headers,
+        response: None,
+    };
+    let evaluated = evaluate_all(ops, facts, views);
+    apply(ops, evaluated, headers);
+}
+
+/// One pass over response headers; `request` is the request as sent upstream.
+pub(crate) fn apply_to_response(
+    ops: &HeaderOps,
+    facts: &TemplateFacts<'_>,
+    request: &HeaderMap,
+    headers: &mut HeaderMap,
+) {
+    if ops.is_empty() {
+        return;
+    }
+    let views = HeaderViews {
+        request,
+        response: Some(headers),
+    };
+    let evaluated = evaluate_all(ops, facts, views);
+    apply(ops, evaluated, headers);
+}
+
+/// The value, or `None` when it is empty or no header value.
+pub(crate) fn evaluate(
+    template: &HeaderTemplate,
+    facts: &TemplateFacts<'_>,
+    views: HeaderViews<'_>,
+) -> Option<HeaderValue> {
+    if let [TemplatePart::Literal(text)] = &template.0[..] {
+        return non_empty(text.as_bytes());
+    }
+    let mut out = Vec::with_capacity(64);
+    for part in &template.0 {
+        push_part(&mut out, part, facts, views);
+    }
+    non_empty(&out)
+}
+
+fn non_empty(value: &[u8]) -> Option<HeaderValue> {
+    if value.is_empty() {
+        return None;
+    }
+    HeaderValue::from_bytes(value).ok()
+}
+
+fn push_part(
+    out: &mut Vec<u8>,
+    part: &TemplatePart,
+    facts: &TemplateFacts<'_>,
+    views: HeaderViews<'_>,
+) {
+    match part {
+        TemplatePart::Literal(text) => out.extend_from_slice(text.as_bytes()),
+        TemplatePart::RequestHeader {
+            name,
+            alternative,
+            max_len_bytes,
+        } => {
+            let find = |name: &str| request_value(name, facts, views.request);
+            let value = find(name).or_else(|| find(alternative.as_deref()?));
+            push_cut(out, value, *max_len_bytes);
+        }
+        TemplatePart::ResponseHeader {
+            name,
+            alternative,
+            max_len_bytes,
+        } => {
+            let find = |name: &str| Some(views.response?.get(name)?.as_bytes());
+            let value = find(name).or_else(|| find(alternative.as_deref()?));
+            push_cut(out, value, *max_len_bytes);
+        }
+        TemplatePart::DownstreamRemoteAddress => push_display(out, &facts.downstream_remote),
+        TemplatePart::DownstreamRemoteAddressWithoutPort => {
+            push_display(out, &facts.downstream_remote.ip());
+        }
+        TemplatePart::DownstreamLocalAddress => push_display(out, &facts.downstream_local),
+        TemplatePart::UpstreamHost => {
+            if let Some(host) = &facts.upstream_host {
+                push_display(out, host);
+            }
+        }
+        TemplatePart::Protocol => out.extend_from_slice(facts.protocol.as_bytes()),
+        TemplatePart::ResponseCode => push_display(out, &facts.response_code),
+        TemplatePart::StartTime => out.extend_from_slice(iso8601(facts.start).as_bytes()),
+        TemplatePart::RouteName => out.extend_from_slice(facts.route_name.as_bytes()),
+    }
+}
+
+/// First line of a header, or the value of a pseudo header.
+fn request_value<'a>(
+    name: &str,
+    facts: &TemplateFacts<'a>,
+    headers: &'a HeaderMap,
+) -> Option<&'a [u8]> {
+    match name {
+        ":method" => Some(facts.method.as_bytes()),
+        ":path" => Some(facts.path.as_bytes()),
+        ":authority" | "host" => Some(facts.authority.as_bytes()),
+        ":scheme" => Some(facts.scheme.as_bytes()),
+        name => Some(headers.get(name)?.as_bytes()),
+    }
+}
+
+fn push_cut(out: &mut Vec<u8>, value: Option<&[u8]>, max_len_bytes: Option<usize>) {
+    let value = value.unwrap_or(b"");
+    let len = max_len_bytes.map_or(value.len(), |max| max.min(value.len()));
+    out.extend_from_slice(&value[..len]);
+}
+
+fn push_display(out: &mut Vec<u8>, value: &dyn std::fmt::Display) {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{value}");
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// `2006-01-02T15:04:05.000Z`, as Envoy's `%START_TIME%` without a format.
+fn iso8601(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil_date(days);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        since.subsec_millis(),
+    )
+}
+
+/// Days since 1970 to year, month, day in the proleptic Gregorian calendar
+/// (Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
+fn civil_date(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468; // days since 0000-03-01
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> TemplateFacts<'static> {
+        TemplateFacts {
+            method: "GET",
+            path: "/a?b",
+            authority: "h:80",
+            scheme: "http",
+            downstream_remote: ([10, 0, 0, 1], 4321).into(),
+            downstream_local: ([10, 0, 0, 2], 80).into(),
+            upstream_host: Some(([10, 0, 0, 3], 8080).into()),
+            protocol: "HTTP/1.1",
+            response_code: 200,
+            start: UNIX_EPOCH + Duration::from_millis(1_767_225_600_007),
+            route_name: "r",
+        }
+    }
+
+    fn name(text: &'static str) -> HeaderName {
+        HeaderName::from_static(text)
+    }
+
+    fn literal(text: &str) -> HeaderTemplate {
+        HeaderTemplate(vec![TemplatePart::Literal(text.into())])
+    }
+
+    fn request_header(header: &str, alternative: Option<&str>, max: Option<usize>) -> TemplatePart {
+        TemplatePart::RequestHeader {
+            name: header.into(),
+            alternative: alternative.map(Into::into),
+            max_len_bytes: max,
+        }
+    }
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(key, value)| (name(key), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn templates_give_what_envoy_gives() {
+        let request = headers(&[("x", "first"), ("x", "second"), ("y", "other")]);
+        let response = headers(&[("z", "from-upstream")]);
+        let views = HeaderViews {
+            request: &request,
+            response: Some(&response),
+        };
+        for (parts, expected) in [
+            (vec![request_header("x", None, None)], Some("first")), // first line
+            (
+                vec![request_header("absent", Some("y"), None)],
+                Some("other"),
+            ),
+            (vec![request_header("x", None, Some(3))], Some("fir")),
+            (vec![request_header(":path", None, None)], Some("/a?b")),
+            (vec![request_header(":authority", None, None)], Some("h:80")),
+            (vec![request_header("absent", None, None)], None), // empty: skipped
+            (
+                vec![
+                    TemplatePart::Literal("a-".into()),
+                    request_header("absent", None, None),
+                    TemplatePart::Literal("-b".into()),
+                ],
+                Some("a--b"), // a missing part is empty inside a longer text
+            ),
+            (
+                vec![TemplatePart::ResponseHeader {
+                    name: "z".into(),
+                    alternative: None,
+                    max_len_bytes: None,
+                }],
+                Some("from-upstream"),
+            ),
+            (
+                vec![TemplatePart::DownstreamRemoteAddress],
+                Some("10.0.0.1:4321"),
+            ),
+            (
+                vec![TemplatePart::DownstreamRemoteAddressWithoutPort],
+                Some("10.0.0.1"),
+            ),
+            (
+                vec![TemplatePart::DownstreamLocalAddress],
+                Some("10.0.0.2:80"),
+            ),
+            (vec![TemplatePart::UpstreamHost], Some("10.0.0.3:8080")),
+            (vec![TemplatePart::Protocol], Some("HTTP/1.1")),
+            (vec![TemplatePart::ResponseCode], Some("200")),
+            (
+                vec![TemplatePart::StartTime],
+                Some("2026-01-01T00:00:00.007Z"),
+            ),
+            (vec![TemplatePart::RouteName], Some("r")),
+            (vec![TemplatePart::Literal("".into())], None),
+        ] {
+            let template = HeaderTemplate(parts);
+            let value = evaluate(&template, &facts(), views);
+            let value = value.as_ref().map(|value| value.to_str().expect("ASCII"));
+            assert_eq!(value, expected, "{template:?}");
+        }
+    }
+
+    /// Checklist ids A096 and A097.
+    #[test]
+    fn a096_a097_removes_then_sets_then_adds() {
+        for (ops, received, expected) in [
+            (
+                HeaderOps {
+                    set: vec![(name("x"), literal("1"))],
+                    add: vec![(name("x"), literal("2"))],
+                    ..HeaderOps::default()
+                },
+                headers(&[("x", "0")]),
+                headers(&[("x", "1"), ("x", "2")]),
+            ),
+            (
+                HeaderOps {
+                    remove: vec![name("x")],
+                    set: vec![(name("x"), literal("1"))],
+                    ..HeaderOps::default()
+                },
+                headers(&[("x", "0"), ("x", "9")]),
+                headers(&[("x", "1")]),
+            ),
+            (
+                HeaderOps {
+                    remove: vec![name("x")],
+                    add: vec![(name("y"), literal("2"))],
+                    ..HeaderOps::default()
+                },
+                headers(&[("x", "0"), ("y", "1")]),
+                headers(&[("y", "1"), ("y", "2")]),
+            ),
+        ] {
+            let mut map = received;
+            apply_to_request(&ops, &facts(), &mut map);
+            assert_eq!(map, expected);
+        }
+    }
+
+    #[test]
+    fn values_of_one_pass_do_not_see_each_other_but_the_next_pass_does() {
+        let copy_x = HeaderTemplate(vec![request_header("x", None, None)]);
+        let destination = HeaderOps {
+            set: vec![(name("x"), literal("new")), (name("y"), copy_x.clone())],
+            ..HeaderOps::default()
+        };
+        let route = HeaderOps {
+            set: vec![(name("z"), copy_x)],
+            ..HeaderOps::default()
+        };
+        let mut map = headers(&[("x", "old")]);
+        apply_to_request(&destination, &facts(), &mut map);
+        apply_to_request(&route, &facts(), &mut map);
+        assert_eq!(map, headers(&[("x", "new"), ("y", "old"), ("z", "new")]));
+    }
+
+    /// Checklist id A099: the route's pass runs last; A100: response removes.
+    #[test]
+    fn a099_a100_the_route_wins_over_a_weighted_destination() {
+        let set = |value: &str| HeaderOps {
+            set: vec![(name("x"), literal(value))],
+            ..HeaderOps::default()
+        };
+        let mut map = HeaderMap::new();
+        apply_to_request(&set("d"), &facts(), &mut map);
+        apply_to_request(&set("r"), &facts(), &mut map);
+        assert_eq!(map, headers(&[("x", "r")]));
+        let remove = HeaderOps {
+            remove: vec![name("server-timing")],
+            ..HeaderOps::default()
+        };
+        let mut response = headers(&[("server-timing", "1"), ("a", "b")]);
+        apply_to_response(&remove, &facts(), &HeaderMap::new(), &mut response);
+        assert_eq!(response, headers(&[("a", "b")]));
+    }
+}

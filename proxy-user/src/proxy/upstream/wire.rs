@@ -1,0 +1,288 @@
+//! hyper's client connections behind one face: HTTP/1.1 and HTTP/2.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::body::RequestBody;
+use super::error::{Kind, Side, TrafficError};
+use super::pool::WireProtocol;
+use crate::snapshot::policy::ConnectionPool;
+
+/// Runs a connection's I/O; ends with the connection.
+pub(super) type Driver = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Facts of an established connection.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) peer: SocketAddr,
+    pub(super) local: Option<SocketAddr>,
+    read_len_bytes: Arc<AtomicU64>,
+}
+
+/// The sending end of a connection.
+pub(super) enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// Response headers beyond this many lines or bytes are refused (Envoy's defaults).
+const RESPONSE_HEADERS_MAX: usize = 100;
+const RESPONSE_HEAD_MAX_BYTES: usize = 60 * 1024;
+
+/// HTTP/2 flow control: what one slow reader may pile up here, per stream and connection.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Speaks `protocol` on a fresh connection.
+pub(super) async fn handshake(
+    stream: TcpStream,
+    protocol: WireProtocol,
+    policy: &ConnectionPool,
+) -> Result<(Sender, Driver, Connected), TrafficError> {
+    let local = stream.local_addr().ok();
+    let peer = stream
+        .peer_addr()
+        .map_err(|error| TrafficError::upstream(Kind::ConnectFailed, None).because(error))?;
+    let read_len_bytes = Arc::new(AtomicU64::new(0));
+    let facts = Connected {
+        peer,
+        local,
+        read_len_bytes: Arc::clone(&read_len_bytes),
+    };
+    let io = TokioIo::new(CountedStream {
+        stream,
+        read_len_bytes,
+    });
+    let failed = |error: hyper::Error| classify(&error, &facts, u64::MAX).with_upstream(peer);
+    match protocol {
+        WireProtocol::Http1 => {
+            let (sender, connection) = http1::Builder::new()
+                .max_headers(RESPONSE_HEADERS_MAX)
+                .allow_obsolete_multiline_headers_in_responses(true)
+                .handshake(io)
+                .await
+                .map_err(failed)?;
+            let driver = async move {
+                // How it ended is told to the request that was on it.
+                let _ = connection.with_upgrades().await;
+            };
+            Ok((Sender::Http1(sender), Box::pin(driver), facts))
+        }
+        WireProtocol::Http2 => {
+            let mut builder = http2::Builder::new(LocalExecutor);
+            builder
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_header_list_size(RESPONSE_HEAD_MAX_BYTES as u32);
+            if let Some((interval, timeout)) = policy.http2_keepalive {
+                builder
+                    .keep_alive_interval(interval)
+                    .keep_alive_timeout(timeout)
+                    .keep_alive_while_idle(true);
+            }
+            let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
+            let driver = async move {
+                let _ = connection.await;
+            };
+            Ok((Sender::Http2(sender), Box::pin(driver), facts))
+        }
+    }
+}
+
+impl Sender {
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    /// It can take the next request without waiting.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
+    }
+
+    pub(super) async fn ready(&mut self) -> Result<(), hyper::Error> {
+        match self {
+            Self::Http1(sender) => poll_fn(|cx| sender.poll_ready(cx)).await,
+            Self::Http2(sender) => poll_fn(|cx| sender.poll_ready(cx)).await,
+        }
+    }
+
+    /// Another handle of a multiplexed connection.
+    ///
+    /// # Panics
+    /// Never in practice: only HTTP/2 pools share, and they hold HTTP/2 senders.
+    pub(super) fn share(&self) -> Self {
+        match self {
+            Self::Http2(sender) => Self::Http2(sender.clone()),
+            Self::Http1(_) => unreachable!("an HTTP/1.1 connection is never shared"),
+        }
+    }
+
+    /// Sends one request. An error brings the request back if nothing of it was sent.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<RequestBody>>)> {
+        let sent = match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender) => sender.try_send_request(request).await,
+        };
+        sent.map_err(|mut error| {
+            let request = error.take_message();
+            (error.into_error(), request)
+        })
+    }
+}
+
+impl Connected {
+    pub(super) fn read_len_bytes(&self) -> u64 {
+        self.read_len_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl TrafficError {
+    fn with_upstream(mut self, upstream: SocketAddr) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+}
+
+/// What hyper's error means. `read_before`: bytes that had been read from the peer
+/// when the request was sent; more since then means a head that was cut.
+pub(super) fn classify(error: &hyper::Error, facts: &Connected, read_before: u64) -> TrafficError {
+    let has_answer_begun = facts.read_len_bytes() > read_before;
+    let kind = match source_of::<h2::Error>(error) {
+        Some(error) => kind_of_h2(error),
+        None if error.is_user() || error.is_body_write_aborted() => Kind::RequestBody,
+        None if error.is_parse() => Kind::ProtocolError,
+        None if error.is_incomplete_message() && has_answer_begun => Kind::ProtocolError,
+        None => Kind::ConnectionTermination,
+    };
+    let side = match kind {
+        Kind::RequestBody => Side::Downstream,
+        Kind::NoHealthyUpstream
+        | Kind::Overflow
+        | Kind::ConnectFailed
+        | Kind::ConnectTimeout
+        | Kind::ConnectionTermination
+        | Kind::RemoteReset
+        | Kind::RefusedStream
+        | Kind::ProtocolError => Side::Upstream,
+    };
+    let cause = match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    TrafficError {
+        side,
+        kind,
+        upstream: Some(facts.peer),
+        cause: Some(cause.into_boxed_str()),
+        is_request_sent: true,
+    }
+}
+
+fn kind_of_h2(error: &h2::Error) -> Kind {
+    if error.is_io() {
+        return Kind::ConnectionTermination;
+    }
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => Kind::RefusedStream,
+        Some(h2::Reason::PROTOCOL_ERROR) if !error.is_remote() => Kind::ProtocolError,
+        Some(_) if error.is_go_away() && error.is_remote() => Kind::ConnectionTermination,
+        Some(_) => Kind::RemoteReset,
+        None => Kind::ConnectionTermination,
+    }
+}
+
+fn source_of<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    let mut next = error.source();
+    while let Some(source) = next {
+        if let Some(found) = source.downcast_ref::<E>() {
+            return Some(found);
+        }
+        next = source.source();
+    }
+    None
+}
+
+/// Spawns HTTP/2's helper tasks beside the worker's own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            let _ = future.await;
+        });
+    }
+}
+
+/// A stream that counts what was read.
+struct CountedStream {
+    stream: TcpStream,
+    read_len_bytes: Arc<AtomicU64>,
+}
+
+impl AsyncRead for CountedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = (buf.filled().len() - before) as u64;
+        self.read_len_bytes.fetch_add(read, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl AsyncWrite for CountedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
