@@ -84,7 +84,7 @@ fn captured_connections_find_their_destination(lab: &mut Lab) {
         (VIP4, "10.0.0.9", &lab.listener_v4),
         (VIP6, "fd00::9", &lab.listener_v6),
     ] {
-        let dialled: SocketAddr = format!("{vip}:80").parse().expect("an address");
+        let dialled: SocketAddr = SocketAddr::new(vip.parse().expect("an address"), 80);
         let client = TcpStream::connect(dialled).expect("captured");
         assert_eq!(client.peer_addr().expect("a peer"), dialled);
         let local = client.local_addr().expect("a name");
