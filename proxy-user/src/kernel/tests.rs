@@ -2,6 +2,7 @@
 //! of each rule. Needs root and the object of `cargo xtask build`; skips loudly without.
 
 mod lab;
+mod shapes;
 
 use std::{
     io::{self, Read, Write},
@@ -42,6 +43,13 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
                 the_kernel_path_follows_weights_and_hides_itself,
             ),
             ("refusals", nothing_to_connect_to_is_refused),
+            ("networks", shapes::networks_and_ports_are_found),
+            ("scopes", shapes::a_scope_sees_its_own),
+            ("way out", shapes::a_family_without_a_route_fails_by_itself),
+            ("host pods", shapes::host_pods_are_found_by_their_cgroup),
+            ("not ready", shapes::strict_refuses_pods_that_are_not_ready),
+            ("v6 and options", shapes::ipv6_keepalive_and_ports),
+            ("layouts", shapes::other_layouts_are_dropped),
             ("flows", flows_count_payload_exactly),
             ("live flows", live_flows_and_counts_agree),
             ("degraded forms", dead_full_and_silent_proxies_degrade),

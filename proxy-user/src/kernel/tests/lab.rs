@@ -84,6 +84,7 @@ pub(super) fn in_new_namespace(body: impl FnOnce() + Send + 'static) {
         for last in [11, 12, 13, 20, 21] {
             ip(&format!("addr add 10.0.0.{last}/32 dev lo"));
         }
+        ip("addr add fd00::11/128 dev lo nodad");
         body();
     });
     if let Err(panic) = thread.join() {
@@ -174,6 +175,8 @@ impl Lab {
         ] {
             serve(address, text);
         }
+        serve("[fd00::11]:9000", "v1");
+        serve("10.0.0.12:80", "direct");
         serve("10.0.0.13:7", "");
         let listener_v4 = listener("127.0.0.1:15001");
         let listener_v6 = listener("[::1]:15001");
@@ -375,7 +378,7 @@ impl Drop for Lab {
     }
 }
 
-fn cluster(name: &str, address: &str, balancer: KernelBalancer) -> KernelCluster {
+pub(super) fn cluster(name: &str, address: &str, balancer: KernelBalancer) -> KernelCluster {
     let endpoint = Endpoint {
         address: address.parse().expect("an address"),
         weight: 1,
