@@ -78,21 +78,6 @@ pub(crate) fn covering_wildcards(name: &str) -> impl Iterator<Item = String> + '
         .chain(std::iter::once("*".to_owned()))
 }
 
-/// Whether a dotted name looks like `service.namespace`, which Istio does not expand.
-pub(crate) fn looks_like_service_and_namespace(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('.').collect();
-    let is_label = |part: &&str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    if !parts.iter().all(is_label) || name.parse::<IpAddr>().is_ok() {
-        return false;
-    }
-    parts.len() == 2 || (parts.len() == 3 && parts.last() == Some(&"svc"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,19 +147,6 @@ mod tests {
         ] {
             let found: Vec<String> = covering_wildcards(name).collect();
             assert_eq!(found, expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn names_that_authors_probably_meant_as_services_are_recognised() {
-        for (name, expected) in [
-            ("reviews.prod", true),
-            ("reviews.prod.svc", true),
-            ("reviews", false),
-            ("reviews.prod.svc.cluster.local", false),
-            ("*.prod", false),
-        ] {
-            assert_eq!(looks_like_service_and_namespace(name), expected, "{name}");
         }
     }
 }
