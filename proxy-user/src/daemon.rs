@@ -1,11 +1,265 @@
-//! `mizzen run`: build each stage, connect them, drain.
+//! `mizzen run`: builds each stage, connects them, waits, drains.
+//!
+//! The order: kernel maps, workers, node, admin; then the first configuration; then the
+//! programs are attached, so that nothing is captured before somebody can serve it.
 
-use crate::settings::Settings;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Runs the node's daemon until it is told to stop.
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{ServerAddresses, Servers};
+use crate::control::{Control, FlowReader, Identity, LiveNode, Parts};
+use crate::kernel::{Kernel, KernelMaps, KernelOptions};
+use crate::node::{cgroup, pod_watch};
+use crate::proxy::{Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
+use crate::settings::{AccessLogEncoding, ConfigSource, Settings};
+use crate::snapshot::{Publisher, Snapshot, SnapshotReader};
+use crate::source::directory::{DirectorySource, WatchTimes, spawn_directory_source};
+use crate::telemetry::{
+    AccessLog, AccessLogFormat, MetricsRegistry, NodeMetrics, Telemetry, logging,
+};
+
+/// The connect program takes a worker for dead after this without a beat.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(3);
+/// How long connections may go on after a stop signal.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Handshakes under way when the listeners left the maps are queued within this.
+const QUEUE_TIME: Duration = Duration::from_millis(100);
+/// Node events that may wait: a few per pod, and the node waits when it is full.
+const NODE_EVENTS_MAX: usize = 256;
+
+/// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// A stage cannot start; the text says which and what to do.
-pub fn run(_settings: Settings) -> anyhow::Result<()> {
-    anyhow::bail!("the daemon is not part of this build")
+/// Whatever keeps a stage from starting: what is missing and how to provide it.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    logging::start(&settings.log)?;
+    tracing::info!(settings = %settings.document(), "effective settings");
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run_async(settings))
+}
+
+async fn run_async(settings: Settings) -> anyhow::Result<()> {
+    let mount = cgroup::mount_point().context("cannot find cgroup v2")?;
+    let pods_root = pods_root(&settings, &mount)?;
+    let kernel = open_kernel(&settings, &pods_root)?;
+    kernel
+        .register_daemon(cgroup::own_id(&mount).context("cannot find the daemon's own cgroup")?)?;
+
+    let source = open_source(&settings)?;
+    let (publisher, snapshot) = Publisher::new(Snapshot::default());
+    let telemetry = Telemetry::new(
+        Arc::new(MetricsRegistry::default()),
+        open_access_log(&settings)?,
+    );
+    let node_metrics = Arc::new(NodeMetrics::new(Arc::clone(telemetry.metrics())));
+    let workers = spawn_workers(&settings, &snapshot, &kernel, &telemetry)?;
+    let flows = FlowReader::spawn(Arc::clone(&kernel), snapshot.clone(), telemetry.recorder())?;
+    let live = Arc::new(LiveNode::new(
+        snapshot.clone(),
+        Arc::clone(&kernel),
+        settings.document(),
+        identity(&settings, &pods_root, workers.len()),
+    ));
+    let servers = Servers::spawn(
+        &ServerAddresses {
+            admin: Some(settings.admin.clone()),
+            metrics: Some(settings.metrics),
+            health: Some(settings.health),
+        },
+        Arc::clone(&live) as Arc<dyn crate::admin::Node>,
+        Arc::clone(telemetry.metrics()),
+    )?;
+    let (wanted, wanted_receiver) = watch::channel(Arc::new(Vec::new()));
+    let (events, node_events) = mpsc::channel(NODE_EVENTS_MAX);
+    let config = pod_watch::NodeConfig {
+        cgroup_mount: mount,
+        pods_root,
+    };
+    let node = pod_watch::spawn(config, wanted_receiver, events)?;
+
+    let updates = source.updates.clone();
+    let mut control = Control::new(Parts {
+        settings,
+        publisher,
+        kernel: Arc::clone(&kernel),
+        workers,
+        wanted,
+        metrics: node_metrics,
+        live,
+    });
+    let first = Arc::clone(&updates.borrow());
+    control.apply(&first);
+    kernel.attach().context("cannot attach the programs")?;
+    kernel.renew()?;
+    tracing::info!("ready");
+    let workers = control.run(updates, node_events, stop_signal()?).await;
+
+    tracing::info!("draining");
+    // Connections that were captured just before are in the listeners' queues.
+    tokio::time::sleep(QUEUE_TIME).await;
+    drain(workers);
+    drop(servers);
+    drop(flows);
+    drop(source);
+    // The node's thread ended with its event channel.
+    let _ = node.join();
+    telemetry.flush(Duration::from_secs(1));
+    Ok(())
+}
+
+fn open_kernel(settings: &Settings, pods_root: &Path) -> anyhow::Result<Arc<dyn KernelMaps>> {
+    let kernel = Kernel::open(&KernelOptions {
+        cgroup: pods_root.to_owned(),
+        pins: settings.pins.clone(),
+        stale_after: settings.kernel_path_stale_after,
+        heartbeat_max: HEARTBEAT_MAX,
+        is_strict: settings.is_strict,
+    })?;
+    Ok(Arc::new(kernel))
+}
+
+/// The pods' cgroup: as set, else `kubepods` of either driver below the mount.
+fn pods_root(settings: &Settings, mount: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(set) = &settings.cgroup {
+        anyhow::ensure!(
+            set.is_dir(),
+            "there is no cgroup {}; give the pods' cgroup with --cgroup",
+            set.display()
+        );
+        return Ok(set.clone());
+    }
+    let candidates = [
+        "kubepods.slice",
+        "kubepods",
+        "kubelet.slice/kubelet-kubepods.slice",
+    ];
+    let found = candidates
+        .iter()
+        .map(|name| mount.join(name))
+        .find(|path| path.is_dir());
+    found.with_context(|| {
+        format!(
+            "no kubepods cgroup below {}; give the pods' cgroup with --cgroup",
+            mount.display()
+        )
+    })
+}
+
+fn open_source(settings: &Settings) -> anyhow::Result<DirectorySource> {
+    match &settings.source {
+        ConfigSource::Directory(directory) => {
+            spawn_directory_source(directory, WatchTimes::default()).with_context(|| {
+                format!(
+                    "cannot read the configuration directory {}",
+                    directory.display()
+                )
+            })
+        }
+        ConfigSource::Kubernetes => {
+            anyhow::bail!("this version reads a directory only; give --config DIR")
+        }
+    }
+}
+
+fn open_access_log(settings: &Settings) -> anyhow::Result<Option<AccessLog>> {
+    let mesh = settings.mesh(None);
+    if mesh.access_log_file.is_empty() {
+        return Ok(None);
+    }
+    let format = match mesh.access_log_encoding {
+        AccessLogEncoding::Text => AccessLogFormat::Text,
+        AccessLogEncoding::Json => AccessLogFormat::Json,
+    };
+    let log = AccessLog::open(&mesh.access_log_file, format).with_context(|| {
+        format!(
+            "cannot open the access log {} (mesh.accessLogFile)",
+            mesh.access_log_file
+        )
+    })?;
+    Ok(Some(log))
+}
+
+fn spawn_workers(
+    settings: &Settings,
+    snapshot: &SnapshotReader,
+    kernel: &Arc<dyn KernelMaps>,
+    telemetry: &Telemetry,
+) -> anyhow::Result<Vec<WorkerHandle>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = settings.workers.map_or(cores, usize::from);
+    (0..u32::try_from(count)?)
+        .map(|id| {
+            let config = WorkerConfig {
+                id,
+                snapshot: snapshot.clone(),
+                original_dsts: kernel.original_dsts(),
+                recorder: telemetry.recorder(),
+                heartbeat: kernel.heartbeat(id)?,
+                limits: WorkerLimits::default(),
+            };
+            Worker::spawn(config).with_context(|| format!("cannot start worker {id}"))
+        })
+        .collect()
+}
+
+fn identity(settings: &Settings, pods_root: &Path, workers: usize) -> Identity {
+    let source = match &settings.source {
+        ConfigSource::Directory(directory) => directory.display().to_string(),
+        ConfigSource::Kubernetes => "kubernetes".to_owned(),
+    };
+    Identity {
+        node: settings.node.clone(),
+        source,
+        cgroup: pods_root.display().to_string(),
+        pins: settings.pins.display().to_string(),
+        workers,
+    }
+}
+
+fn drain(workers: Vec<WorkerHandle>) {
+    for worker in &workers {
+        if let Err(error) = worker.send(WorkerCommand::Drain {
+            deadline: DRAIN_MAX,
+        }) {
+            tracing::warn!(worker = worker.id(), %error, "cannot drain");
+        }
+    }
+    for worker in workers {
+        if worker.join().is_err() {
+            tracing::error!("a worker ended by a panic");
+        }
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Two sockets per proxied connection: the soft limit of most systems (1024) is far too small.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the descriptor limit");
+    }
 }

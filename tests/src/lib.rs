@@ -5,9 +5,11 @@
 //! [`workload`] is what runs inside the pods, [`harness`] runs a file of
 //! end-to-end checks on one shared lab, mostly [`fixture::Fixture`].
 
+pub mod bench;
 pub mod demo;
 pub mod fixture;
 pub mod harness;
 pub mod lab;
+pub mod prove;
 pub mod statistics;
 pub mod workload;

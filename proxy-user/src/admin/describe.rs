@@ -290,12 +290,11 @@ pub(super) fn policies(route: &HttpRoute) -> Vec<String> {
     if let Some(timeout) = route.timeout {
         policies.push(format!("timeout={}", duration::text(timeout)));
     }
-    if let Some(retry) = route.retry.as_deref() {
-        if *retry != RetryPolicy::default() {
-            policies.push(format!("retries={}", retry.attempts));
-            if let Some(timeout) = retry.per_try_timeout {
-                policies.push(format!("perTryTimeout={}", duration::text(timeout)));
-            }
+    let usual = RetryPolicy::default();
+    if let Some(retry) = route.retry.as_deref().filter(|retry| **retry != usual) {
+        policies.push(format!("retries={}", retry.attempts));
+        if let Some(timeout) = retry.per_try_timeout {
+            policies.push(format!("perTryTimeout={}", duration::text(timeout)));
         }
     }
     if let Some(fault) = route.fault.as_deref() {

@@ -5,14 +5,19 @@
 //! Never touches a connection. Start at [`server::Servers::spawn`].
 
 mod describe;
+mod explain;
 pub mod node;
 mod respond;
+mod route_views;
 pub mod server;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod view;
 mod walk;
 
+pub use explain::explain_query;
 pub use node::Node;
 pub use server::{ServerAddresses, Servers};
 pub use walk::finding as finding_view;

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::explain::explain_query;
 use super::node::Node;
 use super::view::{CountView, ExplainQuery, FindingView, StatusView};
-use super::walk;
+use super::{route_views, walk};
 use crate::finding::Severity;
 use crate::telemetry::MetricsRegistry;
 use crate::telemetry::exposition;
@@ -112,7 +113,7 @@ fn view(path: &str, context: &Context) -> Answer {
         "/services" => Answer::json(&walk::services(&snapshot())),
         "/endpoints" => Answer::json(&walk::endpoints(&snapshot())),
         "/clusters" => Answer::json(&walk::clusters(&snapshot())),
-        "/routes" => Answer::json(&walk::routes(&snapshot())),
+        "/routes" => Answer::json(&route_views::routes(&snapshot())),
         "/listeners" => Answer::json(&walk::listeners(&snapshot())),
         "/pods" => Answer::json(&walk::pods(&snapshot(), &node.pods())),
         "/connections" => Answer::json(&node.connections()),
@@ -130,7 +131,7 @@ fn findings(context: &Context) -> Vec<FindingView> {
 
 fn explain(body: &[u8], context: &Context) -> Answer {
     match serde_json::from_slice::<ExplainQuery>(body) {
-        Ok(query) => match context.node.explain(&query) {
+        Ok(query) => match explain_query(&context.node.snapshot(), &query) {
             Ok(explanation) => Answer::json(&explanation),
             Err(reason) => Answer::text(422, reason),
         },
@@ -187,7 +188,7 @@ fn dump(context: &Context) -> Value {
         "clusters": walk::clusters(&snapshot),
         "endpoints": walk::endpoints(&snapshot),
         "listeners": walk::listeners(&snapshot),
-        "routes": walk::routes(&snapshot),
+        "routes": route_views::routes(&snapshot),
         "pods": walk::pods(&snapshot, &node.pods()),
         "maps": node.maps(),
         "findings": findings(context),

@@ -7,9 +7,12 @@
 mod destination_rule;
 mod envoy_filter;
 mod gateway;
+pub mod honoured;
 mod kubernetes;
 mod meta;
 mod scalar;
+#[cfg(test)]
+mod schema;
 mod security;
 mod service_entry;
 mod set;

@@ -91,12 +91,11 @@ impl<'a> Client<'a> {
     }
 
     fn unreachable(&self, error: &io::Error) -> anyhow::Error {
-        let way_out = match error.kind() {
-            io::ErrorKind::PermissionDenied => "run this as root or as the daemon's user",
-            _ => {
-                "start it with `mizzen run --config DIR`, or say where it listens with --admin or \
-                 MIZZEN_ADMIN"
-            }
+        let way_out = if error.kind() == io::ErrorKind::PermissionDenied {
+            "run this as root or as the daemon's user"
+        } else {
+            "start it with `mizzen run --config DIR`, or say where it listens with --admin or \
+             MIZZEN_ADMIN"
         };
         anyhow::anyhow!("no daemon answers at {}: {error}; {way_out}", self.address)
     }

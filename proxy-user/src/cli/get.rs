@@ -104,3 +104,70 @@ fn ask<T: Row + DeserializeOwned>(args: &GetArgs, what: &str) -> anyhow::Result<
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::testing;
+    use crate::cli::status;
+    use crate::settings::AdminAddress;
+
+    #[test]
+    fn what_the_daemon_answers_becomes_tables() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("admin.sock");
+        let _servers = testing::spawn(&socket, None);
+        let address = AdminAddress::Unix(socket);
+        let client = Client::new(&address);
+
+        let clusters: Vec<ClusterView> = client.get("/clusters").expect("an answer");
+        assert_eq!(
+            output::table(&clusters),
+            "CLUSTER                                       RULE       ENDPOINTS  BALANCER       \
+             LIMITS  PATH                  ORIGIN\n\
+             outbound|9000|v1|echo.shop.svc.cluster.local  shop/echo  1/2        LEAST_REQUEST  \
+             -       kernel: weights only  -\n"
+        );
+        let routes: Vec<RouteView> = client.get("/routes").expect("an answer");
+        let table = output::table(&routes);
+        let expected = "80/100 outbound|9000|v1|echo.shop.svc.cluster.local, \
+                        20/100 outbound|9000|v2|echo (missing)";
+        assert!(table.contains(expected), "{table}");
+        assert!(
+            table.contains("kernel (weights only)  l4 (the same)"),
+            "{table}"
+        );
+        let pods: Vec<PodView> = client.get("/pods").expect("an answer");
+        assert!(output::table(&pods).contains("waiting for cgroup"));
+        let maps: Vec<MapView> = client.get("/maps").expect("an answer");
+        assert_eq!(
+            output::table(&maps),
+            "MAP   ENTRIES  CAPACITY\nPODS  1        1024\n"
+        );
+
+        let status = status::text(&client.get("/status").expect("an answer"));
+        for line in [
+            "node       n1 (ready)\n",
+            "pods       1 waiting for cgroup\n",
+            "findings   1 error, 1 warning\n",
+            "  a.yaml:3: VirtualService/shop/v: error: wrong\n",
+        ] {
+            assert!(status.contains(line), "{line:?} not in\n{status}");
+        }
+    }
+
+    #[test]
+    fn without_a_daemon_the_error_says_what_to_do() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let address = AdminAddress::Unix(directory.path().join("none.sock"));
+        let error = Client::new(&address).get::<Vec<MapView>>("/maps");
+        let text = error.map(|_| ()).expect_err("nobody is there").to_string();
+        for part in [
+            "no daemon answers at unix:",
+            "mizzen run --config DIR",
+            "MIZZEN_ADMIN",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -83,7 +83,7 @@ pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// Columns two blanks apart, without blanks at the end of a line; empty cells show `-`.
-fn table<T: Row>(rows: &[T]) -> String {
+pub(super) fn table<T: Row>(rows: &[T]) -> String {
     let titles = T::TITLES.iter().map(|title| (*title).to_owned()).collect();
     let mut lines: Vec<Vec<String>> = vec![titles];
     for row in rows {

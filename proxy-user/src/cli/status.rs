@@ -27,7 +27,8 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-fn text(status: &StatusView) -> String {
+/// The form for people.
+pub(super) fn text(status: &StatusView) -> String {
     let node = &status.node;
     let ready = match &status.not_ready_reason {
         None => "ready".to_owned(),

@@ -29,7 +29,9 @@ pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<Outcome> {
         "objects": offline.objects.len(),
         "skipped": offline.skipped,
     });
-    output::value(args.output.output, &document, || text(&offline))?;
+    output::value(args.output.output, &document, || lines(&offline))?;
+    // Not among the findings, so that those can be read line by line.
+    eprintln!("{}", summary(&offline));
     let has_error = offline.findings.iter().any(|finding| finding.is_error());
     Ok(if has_error {
         Outcome::Bad
@@ -38,24 +40,24 @@ pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-fn text(offline: &Offline) -> String {
-    let mut out = String::new();
-    for finding in &offline.findings {
-        out += &format!("{finding}\n");
-    }
+/// One line per finding.
+fn lines(offline: &Offline) -> String {
+    let findings = offline.findings.iter();
+    findings.map(|finding| format!("{finding}\n")).collect()
+}
+
+fn summary(offline: &Offline) -> String {
     let count = |severity: Severity| {
-        let of_it = offline
-            .findings
-            .iter()
-            .filter(|finding| finding.severity == severity);
-        of_it.count()
+        let findings = offline.findings.iter();
+        findings
+            .filter(|finding| finding.severity == severity)
+            .count()
     };
     let skipped: usize = offline.skipped.values().sum();
-    out += &format!(
-        "{} objects, {skipped} skipped; {} errors, {} warnings\n",
+    format!(
+        "{} objects, {skipped} of other kinds skipped; {} errors, {} warnings",
         offline.objects.len(),
         count(Severity::Error),
         count(Severity::Warning),
-    );
-    out
+    )
 }

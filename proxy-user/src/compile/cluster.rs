@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::api::TrafficPolicy;
 use crate::settings::CompileSettings;
-use crate::snapshot::clusters::Discovery;
+use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
 use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
 use crate::snapshot::policy::LoadBalancer;
 use crate::snapshot::{Cluster, ClusterRef, Provenance};
@@ -258,6 +258,10 @@ impl<'a> ClusterTable<'a> {
         let (protocol, is_upgraded) =
             policy::upstream_protocol(port.protocol, blocks.connection_pool, mesh);
         compiled.pool.h2_upgrade = is_upgraded;
+        if service.has_client_ip_affinity && rule.is_none() && protocol == UpstreamProtocol::Tcp {
+            // Plain Kubernetes would keep a client's connections on one endpoint.
+            compiled.load_balancer = policy::source_ip_hash();
+        }
         let discovery = discovery_of(service, port, &compiled.load_balancer);
         let labels = subset.map(|(_, _, subset)| &subset.labels);
         let endpoints = self.endpoint_cell(found, labels, &blocks);
@@ -380,16 +384,16 @@ fn cluster_provenance(rule: &Rule, subset: Option<usize>, port: u16) -> Option<P
         let policy = subset.traffic_policy.as_ref();
         let at_port = policy.and_then(|policy| policy::port_level_place(policy, port));
         let field = match at_port {
-            Some(at) => format!("subsets[{place}].trafficPolicy.portLevelSettings[{at}]"),
-            None => format!("subsets[{place}]"),
+            Some(at) => format!("spec.subsets[{place}].trafficPolicy.portLevelSettings[{at}]"),
+            None => format!("spec.subsets[{place}]"),
         };
         return Some(provenance(object, &field));
     }
     let object = rule.policy.as_ref().unwrap_or(&rule.lead);
     let policy = object.spec.traffic_policy.as_ref()?;
     let field = match policy::port_level_place(policy, port) {
-        Some(at) => format!("trafficPolicy.portLevelSettings[{at}]"),
-        None => "trafficPolicy".to_owned(),
+        Some(at) => format!("spec.trafficPolicy.portLevelSettings[{at}]"),
+        None => "spec.trafficPolicy".to_owned(),
     };
     Some(provenance(object.as_ref(), &field))
 }

@@ -15,7 +15,7 @@ use proxy_common::{LAYOUT_VERSION, map::PROGRAMS};
 
 use super::KernelError;
 
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 const BPF_FS: &str = "/sys/fs/bpf";
 
 /// Directories below `--pins`.
@@ -177,7 +177,7 @@ fn is_bpffs(path: &Path) -> Result<bool, KernelError> {
         ));
     }
     // SAFETY: the call succeeded.
-    Ok(unsafe { info.assume_init() }.f_type as i64 == BPF_FS_MAGIC)
+    Ok(unsafe { info.assume_init() }.f_type == BPF_FS_MAGIC)
 }
 
 pub(super) fn path_string(path: &Path) -> Result<CString, KernelError> {

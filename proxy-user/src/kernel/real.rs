@@ -105,6 +105,17 @@ impl Kernel {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn live_count(&self, live_id: u32) -> u64 {
+        let state = self.state();
+        state
+            .loaded
+            .maps
+            .live_counts
+            .get(&live_id, 0)
+            .unwrap_or(u64::MAX)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while writing maps leaves nothing that the next sync would not mend.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

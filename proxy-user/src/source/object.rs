@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::document::{SyntaxError, parse_documents};
 use super::node::{Entry, Node, Value};
 use super::typed::{self, TypeProblem};
+use crate::api::honoured::{HonouredValues, find_not_honoured};
 use crate::api::validate::{self, Validate};
 use crate::api::{
     AuthorizationPolicy, Body, ConfigMap, DestinationRule, EndpointSlice, EnvoyFilter, Gateway,
@@ -314,7 +315,7 @@ any_object! {
     ConfigMap: ConfigMap,
 }
 
-fn read_as<S: InSet + Validate>(
+fn read_as<S: InSet + Validate + HonouredValues>(
     file: &Arc<str>,
     document: Node,
     key: &ObjectKey,
@@ -325,10 +326,17 @@ fn read_as<S: InSet + Validate>(
         Err(problem) => return Outcome::refused(problem.into_finding(S::KIND, file, key)),
     };
     let checked = validate::check(&object);
-    let object = (!checked.is_refused).then(|| wrap(Arc::new(object)));
+    let mut findings = checked.findings;
+    if checked.is_refused {
+        return Outcome {
+            object: None,
+            findings,
+        };
+    }
+    findings.extend(find_not_honoured(&object));
     Outcome {
-        object,
-        findings: checked.findings,
+        object: Some(wrap(Arc::new(object))),
+        findings,
     }
 }
 

@@ -173,6 +173,9 @@ impl NodeMetrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::access_log::AccessLogCounters;
     use super::*;
 
     #[test]
@@ -213,5 +216,39 @@ mod tests {
             !text.contains("shop/web"),
             "a pod that is gone leaves no sample"
         );
+    }
+
+    /// The manual names every family, and no family that is not there.
+    #[test]
+    fn the_manual_lists_all_metrics() {
+        let registry = Arc::new(MetricsRegistry::default());
+        let metrics = NodeMetrics::new(Arc::clone(&registry));
+        metrics.set_findings([("error", 0)]);
+        metrics.set_kernel_decisions("loopback", 0);
+        metrics.set_captured_connections(&[]);
+        metrics.set_pods(&[]);
+        let (map, entries, capacity) = ("PODS", 0, 1);
+        metrics.set_map_fill(&[MapFill {
+            map,
+            entries,
+            capacity,
+        }]);
+        metrics.set_heartbeat_age(0, Duration::ZERO);
+        registry.add_collector(Arc::new(AccessLogCounters::default()));
+        let text = registry.render(SystemTime::UNIX_EPOCH);
+        let families: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        let manual = include_str!("../../../docs/metrics.md");
+        let listed: BTreeSet<&str> = manual
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .flat_map(|line| line.split('`').skip(1).step_by(2))
+            .filter(|name| name.starts_with("istio_") || name.starts_with("mizzen_"))
+            .map(|name| name.split('{').next().unwrap_or(name))
+            .collect();
+        assert_eq!(families, listed);
     }
 }

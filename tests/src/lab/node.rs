@@ -373,6 +373,11 @@ impl Lab {
         run_in(&self.place, command)
     }
 
+    /// Runs a command at any place to its end.
+    pub fn run_at(&self, place: &Place, command: &[&str]) -> anyhow::Result<Finished> {
+        run_in(place, command)
+    }
+
     /// Starts `mizzen-workload` on the node, outside the pods.
     pub fn spawn_on_node(&self, name: &str, args: &[&str]) -> anyhow::Result<Process> {
         let mut command = self.place.command(workload_binary()?)?;

@@ -199,6 +199,20 @@ impl Pod {
         std::fs::read_to_string(self.logs.join(log)).unwrap_or_default()
     }
 
+    /// Starts any program at a place of the pod's; `name` is part of its log's name.
+    pub fn spawn_at(
+        &self,
+        place: &Place,
+        name: &str,
+        program: &str,
+        args: &[String],
+    ) -> anyhow::Result<Process> {
+        let mut command = place.command(program)?;
+        command.args(args);
+        let log = format!("{}.{}.{name}.log", self.spec.namespace, self.spec.name);
+        Process::start(command, &self.logs.join(log))
+    }
+
     /// Starts `mizzen-workload` in the pod; `name` is part of its log's name.
     pub fn spawn_workload(&self, name: &str, args: &[&str]) -> anyhow::Result<Process> {
         self.spawn_workload_at(&self.place, name, args)

@@ -179,7 +179,7 @@ impl<'a> Builder<'a> {
                     Finding::new(Severity::Warning, "duplicate-host", message)
                         .with_object(loser.provenance.object.clone())
                         .with_origin(loser.provenance.origin.clone())
-                        .with_field(&*loser.provenance.field),
+                        .with_field(loser.provenance.field.trim_start_matches("spec.")),
                 );
             }
         }

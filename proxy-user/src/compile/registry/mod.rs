@@ -74,8 +74,6 @@ pub(crate) struct Service {
     pub(crate) has_client_ip_affinity: bool,
     /// ExternalName services that stand for it, directly or by a chain.
     pub(crate) aliases: Vec<Arc<Alias>>,
-    /// Labels of the object.
-    pub(crate) labels: Labels,
     /// Endpoints of each port, by index of `ports`, in address order; terminating ones are not listed.
     pub(crate) endpoints: Vec<Vec<Endpoint>>,
     /// The object.
@@ -131,8 +129,6 @@ pub(crate) struct ServicePort {
 pub(crate) struct Alias {
     /// Its own host, `name.namespace.svc.domain`.
     pub(crate) host: Arc<str>,
-    /// Its name.
-    pub(crate) name: Arc<str>,
     /// Its namespace.
     pub(crate) namespace: Arc<str>,
     /// What it stands for, lower case: a service's host, another alias or a foreign name.
@@ -142,8 +138,6 @@ pub(crate) struct Alias {
     pub(crate) ports: Vec<u16>,
     /// Who sees it.
     pub(crate) export_to: ExportTo,
-    /// The object.
-    pub(crate) provenance: Provenance,
 }
 
 impl Service {
@@ -166,11 +160,6 @@ impl Service {
             .iter()
             .filter(|net| net.prefix_len() == net.max_prefix_len())
             .map(IpNet::addr)
-    }
-
-    /// The host begins with `*`.
-    pub(crate) fn is_wildcard(&self) -> bool {
-        self.host.starts_with('*')
     }
 }
 

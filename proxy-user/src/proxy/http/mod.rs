@@ -30,4 +30,5 @@ mod tests;
 mod tests_policy;
 mod upgrade;
 
+pub(crate) use normalize::{PathRefusal, normalize};
 pub(crate) use serve::serve;

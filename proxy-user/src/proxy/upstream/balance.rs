@@ -116,7 +116,7 @@ fn priority_loads(healths: &[u64]) -> Vec<u64> {
     let mut loads: Vec<u64> = healths
         .iter()
         .map(|health| {
-            let share = if total == 0 { 0 } else { health * 100 / total };
+            let share = (health * 100).checked_div(total).unwrap_or(0);
             let load = share.min(left);
             left -= load;
             load

@@ -76,9 +76,12 @@ struct Inner {
     sockets: Arc<dyn SocketFactory>,
     by_key: RefCell<HashMap<ClusterKey, Rc<ClusterState>>>,
     /// The same states by the address of the compiled cluster, which the entry keeps alive.
-    by_pointer: RefCell<HashMap<*const Cluster, (Arc<Cluster>, Rc<ClusterState>)>>,
+    by_pointer: RefCell<HashMap<*const Cluster, Remembered>>,
     passthrough: Arc<Cluster>,
 }
+
+/// A state, and what keeps the address of its compiled cluster from being used anew.
+type Remembered = (Arc<Cluster>, Rc<ClusterState>);
 
 /// Compiled clusters whose address is remembered; beyond, the memory starts anew
 /// (each configuration change brings new ones).

@@ -1,0 +1,266 @@
+//! Which fields this version reads and does not act upon, and what happens instead.
+//!
+//! One table per kind. A field that is honoured loses its row; nothing else
+//! changes here. Start at [`find_not_honoured`].
+
+use super::{ClientTLSMode, Kind, Object, Resolution, Resource};
+use crate::finding::{Finding, Severity};
+
+/// A field and what happens instead of it.
+///
+/// The path is that of findings with `[]` for any index; an empty path is the
+/// whole object. `POLICY` stands for every place that a traffic policy has in a
+/// DestinationRule.
+type Row = (&'static str, &'static str);
+
+/// The finding's words where a rule acts, without the field.
+const WITHOUT: &str = "the rule acts without it";
+/// Where a rule answers by itself.
+const ANSWERS_503: &str = "the rule answers 503";
+/// Where traffic must not go out as written nor otherwise.
+const REFUSED: &str = "HTTP to these endpoints is answered 503, TCP is refused";
+/// Where the object does nothing.
+const ABSENT: &str = "it acts as if the object were absent";
+
+const VIRTUAL_SERVICE: &[Row] = &[
+    ("http[].redirect", ANSWERS_503),
+    ("http[].directResponse", ANSWERS_503),
+    ("http[].delegate", ANSWERS_503),
+    ("http[].fault.abort", ANSWERS_503),
+    ("http[].fault.delay", WITHOUT),
+    ("http[].rewrite", WITHOUT),
+    ("http[].retries", WITHOUT),
+    ("http[].mirror", WITHOUT),
+    ("http[].mirrors", WITHOUT),
+    ("http[].corsPolicy", WITHOUT),
+    ("http[].headers", WITHOUT),
+    ("http[].route[].headers", WITHOUT),
+    ("http[].match[].statPrefix", WITHOUT),
+    (
+        "tls",
+        "the section has no effect; TLS goes to the service that was dialled",
+    ),
+];
+
+const DESTINATION_RULE: &[Row] = &[
+    ("POLICY.outlierDetection", WITHOUT),
+    ("POLICY.retryBudget", WITHOUT),
+    ("POLICY.tunnel", REFUSED),
+    ("POLICY.proxyProtocol", REFUSED),
+    (
+        "POLICY.loadBalancer.consistentHash",
+        "endpoints are chosen by LEAST_REQUEST",
+    ),
+    ("POLICY.loadBalancer.localityLbSetting", WITHOUT),
+    ("POLICY.loadBalancer.zoneAwareLbSetting", WITHOUT),
+    ("POLICY.loadBalancer.warmup", WITHOUT),
+    ("POLICY.loadBalancer.warmupDurationSecs", WITHOUT),
+    ("POLICY.connectionPool.tcp.tcpKeepalive", WITHOUT),
+    ("POLICY.connectionPool.tcp.maxConnectionDuration", WITHOUT),
+    ("POLICY.connectionPool.http.maxRetries", WITHOUT),
+    ("POLICY.connectionPool.http.h2UpgradePolicy", WITHOUT),
+    ("POLICY.connectionPool.http.useClientProtocol", WITHOUT),
+    ("POLICY.connectionPool.http.maxConcurrentStreams", WITHOUT),
+    ("POLICY.connectionPool.http.http2KeepAlive", WITHOUT),
+];
+
+const SERVICE_ENTRY: &[Row] = &[
+    ("workloadSelector", "the entry has no endpoints"),
+    ("subjectAltNames", WITHOUT),
+    ("endpoints[].network", WITHOUT),
+    ("endpoints[].locality", WITHOUT),
+];
+
+const WHOLE_OBJECT: &[Row] = &[("", ABSENT)];
+
+/// Where a DestinationRule has a traffic policy.
+const POLICIES: [&str; 4] = [
+    "trafficPolicy",
+    "trafficPolicy.portLevelSettings[]",
+    "subsets[].trafficPolicy",
+    "subsets[].trafficPolicy.portLevelSettings[]",
+];
+
+/// The rows of a kind. Kubernetes' kinds are read for what traffic needs and
+/// have none; the security kinds get findings that name the pods concerned.
+fn rows(kind: Kind) -> &'static [Row] {
+    match kind {
+        Kind::VirtualService => VIRTUAL_SERVICE,
+        Kind::DestinationRule => DESTINATION_RULE,
+        Kind::ServiceEntry => SERVICE_ENTRY,
+        Kind::WorkloadEntry
+        | Kind::WorkloadGroup
+        | Kind::Gateway
+        | Kind::Sidecar
+        | Kind::EnvoyFilter => WHOLE_OBJECT,
+        Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Namespace
+        | Kind::Node
+        | Kind::Secret
+        | Kind::ConfigMap => &[],
+    }
+}
+
+/// An error finding for each field of `object` that was written and is not honoured.
+pub fn find_not_honoured<S: Resource + HonouredValues>(object: &Object<S>) -> Vec<Finding> {
+    let report = |field: &str, effect: &str| {
+        let message = format!("not yet honoured; {effect}");
+        object.finding(Severity::Error, "not-honoured", field, message)
+    };
+    let rows = rows(S::KIND);
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let effect_of = |path: &str| {
+        rows.iter()
+            .find(|(row, _)| is_at(row, path))
+            .map(|(_, effect)| *effect)
+    };
+    let whole = effect_of("").map(|effect| report("", effect));
+    let fields = object.source.paths().filter_map(|(path, _)| {
+        effect_of(&without_indices(path)).map(|effect| report(path, effect))
+    });
+    let values = object.spec.values_not_honoured();
+    let values = values
+        .into_iter()
+        .map(|(field, effect)| report(&field, effect));
+    whole.into_iter().chain(fields).chain(values).collect()
+}
+
+/// Kinds of which a field is honoured with some values only.
+pub trait HonouredValues {
+    /// Path of each field whose value is not honoured, and what happens instead.
+    fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
+        Vec::new()
+    }
+}
+
+impl HonouredValues for super::DestinationRule {
+    fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
+        let mut found = Vec::new();
+        let mut look = |path: String, policy: &Option<super::TrafficPolicy>| {
+            let Some(policy) = policy else { return };
+            let ports = policy.port_level_settings.iter().enumerate();
+            let ports = ports
+                .map(|(index, port)| (format!("{path}.portLevelSettings[{index}].tls"), &port.tls));
+            for (field, tls) in std::iter::once((format!("{path}.tls"), &policy.tls)).chain(ports) {
+                if tls
+                    .as_ref()
+                    .is_some_and(|tls| tls.mode != ClientTLSMode::Disable)
+                {
+                    found.push((field, REFUSED));
+                }
+            }
+        };
+        look("trafficPolicy".to_owned(), &self.traffic_policy);
+        for (index, subset) in self.subsets.iter().enumerate() {
+            look(
+                format!("subsets[{index}].trafficPolicy"),
+                &subset.traffic_policy,
+            );
+        }
+        found
+    }
+}
+
+impl HonouredValues for super::ServiceEntry {
+    fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
+        match self.resolution {
+            Resolution::None | Resolution::Static => Vec::new(),
+            Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns => {
+                vec![("resolution".to_owned(), ABSENT)]
+            }
+        }
+    }
+}
+
+/// Kinds of which no field depends on its value.
+macro_rules! all_values_honoured {
+    ($($kind:ident),*) => {$(impl HonouredValues for super::$kind {})*};
+}
+
+all_values_honoured!(
+    VirtualService,
+    WorkloadEntry,
+    WorkloadGroup,
+    Gateway,
+    Sidecar,
+    EnvoyFilter,
+    AuthorizationPolicy,
+    PeerAuthentication,
+    RequestAuthentication,
+    Service,
+    EndpointSlice,
+    Pod,
+    Namespace,
+    Node,
+    Secret,
+    ConfigMap
+);
+
+/// Whether a row is about the path, which has `[]` for its indices.
+fn is_at(row: &str, path: &str) -> bool {
+    let Some(field) = row.strip_prefix("POLICY") else {
+        return row == path;
+    };
+    POLICIES
+        .iter()
+        .any(|policy| path.strip_prefix(policy) == Some(field))
+}
+
+/// `http[12].match[0]` to `http[].match[]`.
+fn without_indices(path: &str) -> String {
+    let mut general = String::with_capacity(path.len());
+    let mut is_index = false;
+    for c in path.chars() {
+        is_index = match c {
+            '[' => {
+                general.push('[');
+                true
+            }
+            ']' => {
+                general.push(']');
+                false
+            }
+            _ => is_index,
+        };
+        if !is_index && c != ']' {
+            general.push(c);
+        }
+    }
+    general
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::schema::field_paths;
+    use crate::api::{DestinationRule, ServiceEntry, VirtualService};
+
+    #[test]
+    fn every_row_is_about_a_field_that_exists() {
+        for (kind, paths) in [
+            (Kind::VirtualService, field_paths::<VirtualService>()),
+            (Kind::DestinationRule, field_paths::<DestinationRule>()),
+            (Kind::ServiceEntry, field_paths::<ServiceEntry>()),
+        ] {
+            for (row, _) in rows(kind) {
+                assert!(paths.iter().any(|path| is_at(row, path)), "{kind}: {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn indices_are_left_out() {
+        assert_eq!(
+            without_indices("http[12].match[0].uri"),
+            "http[].match[].uri"
+        );
+        assert_eq!(without_indices(""), "");
+    }
+}

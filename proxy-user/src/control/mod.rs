@@ -1,0 +1,233 @@
+//! The loop: objects changed, compile, publish, sync the kernel; pods came and went.
+//!
+//! Runs on the daemon's main thread, so that a reload never delays a connection. When
+//! something appears, workers learn of it first, then the kernel; when it goes, the
+//! other way round. Start at [`Control::run`].
+
+mod flows;
+mod live;
+mod pods;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::compile::compile;
+use crate::finding::Finding;
+use crate::kernel::KernelMaps;
+use crate::node::{NodeEvent, WantedPod};
+use crate::proxy::WorkerHandle;
+use crate::settings::Settings;
+use crate::snapshot::{Capture, Publisher, Snapshot};
+use crate::source::state::Loaded;
+use crate::telemetry::NodeMetrics;
+
+pub(crate) use flows::FlowReader;
+pub(crate) use live::{Identity, LiveNode};
+use pods::PodTable;
+
+/// How often the kernel learns that its maps are true.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// How often links are compared with the cgroup directory, and lost connections swept.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// What the daemon built, for the loop to run.
+pub(crate) struct Parts {
+    /// Effective settings.
+    pub(crate) settings: Settings,
+    /// The one writer of snapshots.
+    pub(crate) publisher: Publisher,
+    /// The kernel's maps.
+    pub(crate) kernel: Arc<dyn KernelMaps>,
+    /// The proxy's threads.
+    pub(crate) workers: Vec<WorkerHandle>,
+    /// Which pods the node shall look for.
+    pub(crate) wanted: watch::Sender<Arc<Vec<WantedPod>>>,
+    /// The node's own metrics.
+    pub(crate) metrics: Arc<NodeMetrics>,
+    /// What admin sees.
+    pub(crate) live: Arc<LiveNode>,
+}
+
+/// The control loop's state.
+pub(crate) struct Control {
+    parts: Parts,
+    pods: PodTable,
+    source_findings: Vec<Finding>,
+    compile_findings: Vec<Finding>,
+    kernel_findings: Vec<Finding>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Control {
+    /// A loop over these parts; nothing is published yet.
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            pods: PodTable::default(),
+            source_findings: Vec::new(),
+            compile_findings: Vec::new(),
+            kernel_findings: Vec::new(),
+            snapshot: Arc::new(Snapshot::default()),
+            parts,
+        }
+    }
+
+    /// Follows the source and the node until `stop` resolves. From then on new connections
+    /// take their degraded form, as after a crash; the workers are handed back to be drained.
+    pub(crate) async fn run(
+        mut self,
+        mut updates: watch::Receiver<Arc<Loaded>>,
+        mut node: mpsc::Receiver<NodeEvent>,
+        stop: impl Future<Output = ()>,
+    ) -> Vec<WorkerHandle> {
+        tokio::pin!(stop);
+        let mut renew = tokio::time::interval(RENEW_EVERY);
+        let mut check = tokio::time::interval(CHECK_EVERY);
+        for interval in [&mut renew, &mut check] {
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                result = updates.changed() => {
+                    if result.is_err() {
+                        break;
+                    }
+                    let loaded = Arc::clone(&updates.borrow_and_update());
+                    self.apply(&loaded);
+                }
+                event = node.recv() => {
+                    let Some(event) = event else { break };
+                    self.on_node_event(event);
+                }
+                _ = renew.tick() => self.renew().await,
+                _ = check.tick() => self.check(),
+            }
+        }
+        self.pods.release_listeners(&*self.parts.kernel);
+        self.parts.workers
+    }
+
+    /// A complete set of objects: compile, publish to the workers, then the kernel.
+    pub(crate) fn apply(&mut self, loaded: &Loaded) {
+        let started = Instant::now();
+        let settings = self.parts.settings.compile_settings(None);
+        let compiled = compile(&loaded.objects, &settings);
+        let compile_time = started.elapsed();
+        self.snapshot = self.parts.publisher.publish(compiled.snapshot);
+        let report = self.parts.kernel.sync(&self.snapshot.kernel);
+        self.source_findings = loaded.findings.clone();
+        self.compile_findings = compiled.findings;
+        self.kernel_findings = pods::kernel_findings(&report);
+        let wanted = wanted_pods(&self.snapshot);
+        self.parts.wanted.send_if_modified(|current| {
+            let is_changed = **current != wanted;
+            if is_changed {
+                *current = Arc::new(wanted);
+            }
+            is_changed
+        });
+        self.pods
+            .reconcile(&self.snapshot, &*self.parts.kernel, &self.parts.workers);
+        self.report(loaded, compile_time);
+    }
+
+    fn report(&mut self, loaded: &Loaded, compile_time: Duration) {
+        let findings = self.findings();
+        let before = self.parts.live.set_findings(findings.clone());
+        for finding in findings.iter().filter(|finding| !before.contains(finding)) {
+            tracing::warn!("{finding}");
+        }
+        let objects = loaded.objects.len();
+        let skipped = loaded.skipped.values().sum();
+        self.parts.live.set_source(objects, skipped);
+        self.parts.live.set_pods(self.pods.states(&self.snapshot));
+        self.parts.metrics.snapshot_applied(
+            self.snapshot.version.0,
+            objects,
+            compile_time,
+            SystemTime::now(),
+        );
+        self.parts
+            .metrics
+            .set_findings(live::count_by_severity(&findings));
+        tracing::info!(
+            version = self.snapshot.version.0,
+            objects,
+            skipped,
+            findings = findings.len(),
+            compile_ms = u64::try_from(compile_time.as_millis()).unwrap_or(u64::MAX),
+            "snapshot applied"
+        );
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let mut all = self.source_findings.clone();
+        all.extend_from_slice(&self.compile_findings);
+        all.extend_from_slice(&self.kernel_findings);
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn on_node_event(&mut self, event: NodeEvent) {
+        tracing::debug!(?event, "node");
+        self.pods
+            .note(event, &*self.parts.kernel, &self.parts.workers);
+        self.pods
+            .reconcile(&self.snapshot, &*self.parts.kernel, &self.parts.workers);
+        self.parts.live.set_pods(self.pods.states(&self.snapshot));
+    }
+
+    async fn renew(&mut self) {
+        if let Err(error) = self.parts.kernel.renew() {
+            tracing::error!(%error, "cannot renew the kernel maps; they go stale");
+        }
+        let mut statuses = Vec::with_capacity(self.parts.workers.len());
+        let mut connections = Vec::new();
+        for worker in &self.parts.workers {
+            statuses.extend(worker.status().await);
+            connections.extend(worker.connections().await.unwrap_or_default());
+        }
+        self.parts.live.set_workers(statuses, connections);
+        self.parts.live.set_pods(self.pods.states(&self.snapshot));
+        if let Ok(reasons) = self.parts.kernel.reasons() {
+            for (reason, count) in reasons {
+                self.parts
+                    .metrics
+                    .set_kernel_decisions(reason.label(), count);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        match self.parts.kernel.check_links() {
+            Ok(_) => self.parts.live.set_kernel_problem(None),
+            Err(error) => {
+                tracing::error!(%error, "the programs are not attached");
+                self.parts.live.set_kernel_problem(Some(error.to_string()));
+            }
+        }
+        match self.parts.kernel.sweep_original_dsts() {
+            Ok(swept) => self.parts.metrics.original_dsts_swept.add(swept as u64),
+            Err(error) => tracing::warn!(%error, "cannot sweep original destinations"),
+        }
+    }
+}
+
+fn wanted_pods(snapshot: &Snapshot) -> Vec<WantedPod> {
+    let mut wanted: Vec<WantedPod> = snapshot
+        .pods
+        .values()
+        .filter(|pod| pod.capture == Capture::Captured)
+        .map(|pod| WantedPod {
+            uid: pod.uid.clone(),
+            ips: pod.ips.clone(),
+            config_hash: pod.config_hash.clone(),
+            is_host_network: pod.is_host_network,
+        })
+        .collect();
+    wanted.sort_by(|a, b| a.uid.cmp(&b.uid));
+    wanted
+}

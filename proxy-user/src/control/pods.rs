@@ -1,0 +1,341 @@
+//! Captured pods: found by the node, served by a worker, named in the kernel's maps.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use proxy_common::addr::Family;
+use proxy_common::pod::PodId;
+
+use crate::admin::node::PodState;
+use crate::finding::{Finding, Severity};
+use crate::kernel::{KernelMaps, PodEntry, SyncReport};
+use crate::net::PodUid;
+use crate::node::{FoundPod, NodeEvent, listener};
+use crate::proxy::upstream::workload_labels;
+use crate::proxy::{PodHandle, WorkerCommand, WorkerHandle};
+use crate::snapshot::{Capture, PodView, Snapshot};
+
+/// Pods that the node reported, by uid.
+#[derive(Default)]
+pub(super) struct PodTable {
+    pods: HashMap<PodUid, LivePod>,
+}
+
+/// What is known and done about one pod.
+#[derive(Default)]
+struct LivePod {
+    cgroup_id: Option<u64>,
+    found: Option<FoundPod>,
+    attached: Option<Attached>,
+    /// Named by its cgroup while its namespace is not known (`strict` refuses it then).
+    waiting: Option<PodEntry>,
+    problem: Option<String>,
+}
+
+/// A pod that is being captured.
+struct Attached {
+    worker: usize,
+    entry: PodEntry,
+}
+
+impl PodTable {
+    /// Takes note of what the node saw. A pod that is gone is let go at once.
+    pub(super) fn note(
+        &mut self,
+        event: NodeEvent,
+        kernel: &dyn KernelMaps,
+        workers: &[WorkerHandle],
+    ) {
+        match event {
+            NodeEvent::Cgroup { uid, id } => {
+                self.pods.entry(uid).or_default().cgroup_id = Some(id);
+            }
+            NodeEvent::Found(found) => {
+                let pod = self.pods.entry(found.uid.clone()).or_default();
+                pod.found = Some(found);
+                pod.problem = None;
+            }
+            NodeEvent::WayOut { uid, way_out } => {
+                if let Some(found) = self.pods.get_mut(&uid).and_then(|pod| pod.found.as_mut()) {
+                    found.way_out = way_out;
+                }
+            }
+            NodeEvent::Gone(uid) => {
+                if let Some(mut pod) = self.pods.remove(&uid) {
+                    pod.detach(kernel, workers);
+                }
+            }
+        }
+    }
+
+    /// Makes what is attached match the snapshot.
+    pub(super) fn reconcile(
+        &mut self,
+        snapshot: &Snapshot,
+        kernel: &dyn KernelMaps,
+        workers: &[WorkerHandle],
+    ) {
+        let mut load: Vec<usize> = vec![0; workers.len()];
+        for attached in self.pods.values().filter_map(|pod| pod.attached.as_ref()) {
+            if let Some(count) = load.get_mut(attached.worker) {
+                *count += 1;
+            }
+        }
+        for (uid, pod) in &mut self.pods {
+            let Some(view) = snapshot
+                .pods
+                .get(uid)
+                .filter(|view| view.capture == Capture::Captured)
+            else {
+                // The node is told not to want it, and answers `Gone`.
+                continue;
+            };
+            if let Err(error) = pod.reconcile(view, snapshot, kernel, workers, &mut load) {
+                tracing::error!(pod = %uid, %error, "cannot capture the pod");
+                pod.problem = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Takes all listeners out of the kernel's maps. The pods stay named there: what the
+    /// kernel decides by itself goes on, and the next daemon adopts it.
+    pub(super) fn release_listeners(&self, kernel: &dyn KernelMaps) {
+        for attached in self.pods.values().filter_map(|pod| pod.attached.as_ref()) {
+            for family in [Family::V4, Family::V6] {
+                warn_on_error(
+                    kernel.remove_listener(attached.entry.id, family),
+                    "remove a listener",
+                );
+            }
+        }
+    }
+
+    /// What `get pods` shows, for every pod of the snapshot.
+    pub(super) fn states(&self, snapshot: &Snapshot) -> HashMap<PodUid, PodState> {
+        let state_of = |view: &PodView| match &view.capture {
+            Capture::Untouched(reason) => PodState {
+                state: reason.to_string(),
+                ..PodState::default()
+            },
+            Capture::Captured => self.pods.get(&view.uid).map_or_else(
+                || PodState {
+                    state: "waiting for cgroup".to_owned(),
+                    ..PodState::default()
+                },
+                LivePod::state,
+            ),
+        };
+        snapshot
+            .pods
+            .values()
+            .map(|view| (view.uid.clone(), state_of(view)))
+            .collect()
+    }
+}
+
+impl LivePod {
+    fn state(&self) -> PodState {
+        let Some(attached) = &self.attached else {
+            let state = self
+                .problem
+                .clone()
+                .unwrap_or_else(|| "waiting for its network namespace".to_owned());
+            return PodState {
+                state,
+                ..PodState::default()
+            };
+        };
+        PodState {
+            state: "captured".to_owned(),
+            worker: Some(attached.worker),
+            connections: 0,
+            listener_ports: attached
+                .entry
+                .listener_v4
+                .into_iter()
+                .chain(attached.entry.listener_v6)
+                .collect(),
+        }
+    }
+
+    fn reconcile(
+        &mut self,
+        view: &PodView,
+        snapshot: &Snapshot,
+        kernel: &dyn KernelMaps,
+        workers: &[WorkerHandle],
+        load: &mut [usize],
+    ) -> anyhow::Result<()> {
+        let Some(found) = &self.found else {
+            return self.announce_waiting(view, snapshot, kernel);
+        };
+        if let Some(attached) = &mut self.attached {
+            let entry = PodEntry {
+                listener_v4: attached.entry.listener_v4,
+                listener_v6: attached.entry.listener_v6,
+                worker: attached.entry.worker,
+                ..entry_of(view, found, snapshot)
+            };
+            if entry != attached.entry {
+                kernel.upsert_pod(&entry)?;
+                attached.entry = entry;
+            }
+            return Ok(());
+        }
+        let worker = least_loaded(load);
+        let handle = workers
+            .get(worker)
+            .ok_or_else(|| anyhow::anyhow!("no worker runs"))?;
+        let attached = attach(view, found, snapshot, kernel, handle, worker)?;
+        if let Some(count) = load.get_mut(worker) {
+            *count += 1;
+        }
+        self.attached = Some(attached);
+        if let Some(waiting) = self.waiting.take() {
+            kernel.remove_pod(waiting.id)?;
+        }
+        Ok(())
+    }
+
+    fn announce_waiting(
+        &mut self,
+        view: &PodView,
+        snapshot: &Snapshot,
+        kernel: &dyn KernelMaps,
+    ) -> anyhow::Result<()> {
+        let Some(cgroup_id) = self.cgroup_id.filter(|_| self.waiting.is_none()) else {
+            return Ok(());
+        };
+        let entry = PodEntry {
+            id: PodId::cgroup(cgroup_id),
+            netns: crate::net::NetnsCookie(0),
+            is_ready: false,
+            has_way_out_v4: true,
+            has_way_out_v6: true,
+            ..blank_entry(view, snapshot)
+        };
+        kernel.upsert_pod(&entry)?;
+        self.waiting = Some(entry);
+        Ok(())
+    }
+
+    fn detach(&mut self, kernel: &dyn KernelMaps, workers: &[WorkerHandle]) {
+        if let Some(waiting) = self.waiting.take() {
+            warn_on_error(kernel.remove_pod(waiting.id), "forget a waiting pod");
+        }
+        let Some(attached) = self.attached.take() else {
+            return;
+        };
+        warn_on_error(kernel.remove_pod(attached.entry.id), "forget a pod");
+        for family in [Family::V4, Family::V6] {
+            warn_on_error(
+                kernel.remove_listener(attached.entry.id, family),
+                "remove a listener",
+            );
+        }
+        if let Some(worker) = workers.get(attached.worker) {
+            warn_on_error(
+                worker.send(WorkerCommand::RemovePod(attached.entry.netns)),
+                "close a pod's connections",
+            );
+        }
+    }
+}
+
+/// Listeners inside the pod, then the worker that accepts from them, then the kernel's maps.
+fn attach(
+    view: &PodView,
+    found: &FoundPod,
+    snapshot: &Snapshot,
+    kernel: &dyn KernelMaps,
+    handle: &WorkerHandle,
+    worker: usize,
+) -> anyhow::Result<Attached> {
+    let listeners = listener::open(&found.namespace)?;
+    let port = |socket: &Option<std::net::TcpListener>| {
+        socket
+            .as_ref()
+            .and_then(|socket| socket.local_addr().ok())
+            .map(|address| address.port())
+    };
+    let entry = PodEntry {
+        worker: u32::try_from(worker)?,
+        listener_v4: port(&listeners.v4),
+        listener_v6: port(&listeners.v6),
+        ..entry_of(view, found, snapshot)
+    };
+    let sockets = [(Family::V4, &listeners.v4), (Family::V6, &listeners.v6)];
+    for (family, socket) in sockets {
+        if let Some(socket) = socket {
+            kernel.set_listener(entry.id, family, socket.as_fd())?;
+        }
+    }
+    handle.send(WorkerCommand::AddPod(PodHandle {
+        uid: view.uid.clone(),
+        cookie: found.namespace.cookie,
+        listeners: listeners.v4.into_iter().chain(listeners.v6).collect(),
+        sockets: Arc::clone(&found.namespace) as Arc<dyn crate::net::SocketFactory>,
+        labels: Arc::new(workload_labels(&view.workload)),
+    }))?;
+    // Nothing dials the listener before the pod itself is named.
+    kernel.upsert_pod(&entry)?;
+    Ok(Attached { worker, entry })
+}
+
+fn entry_of(view: &PodView, found: &FoundPod, snapshot: &Snapshot) -> PodEntry {
+    PodEntry {
+        id: PodId::namespace(found.namespace.cookie.0),
+        netns: found.namespace.cookie,
+        has_way_out_v4: found.way_out.v4,
+        has_way_out_v6: found.way_out.v6,
+        ..blank_entry(view, snapshot)
+    }
+}
+
+fn blank_entry(view: &PodView, snapshot: &Snapshot) -> PodEntry {
+    let scope = snapshot
+        .scope(view.scope)
+        .map(|scope| Arc::clone(&scope.key))
+        .unwrap_or_default();
+    PodEntry {
+        id: PodId::default(),
+        netns: crate::net::NetnsCookie(0),
+        scope,
+        worker: 0,
+        is_ready: true,
+        addresses: view.ips.clone(),
+        listener_v4: None,
+        listener_v6: None,
+        has_way_out_v4: false,
+        has_way_out_v6: false,
+        on_proxy_down: view.on_proxy_down,
+        exclusions: view.exclusions.clone(),
+    }
+}
+
+fn least_loaded(load: &[usize]) -> usize {
+    let lightest = load.iter().enumerate().min_by_key(|(_, count)| **count);
+    lightest.map_or(0, |(index, _)| index)
+}
+
+fn warn_on_error<E: std::fmt::Display>(result: Result<(), E>, what: &str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "cannot {what}");
+    }
+}
+
+/// What did not fit the kernel's maps.
+pub(super) fn kernel_findings(report: &SyncReport) -> Vec<Finding> {
+    report
+        .problems
+        .iter()
+        .map(|problem| {
+            Finding::new(
+                Severity::Error,
+                "kernel-map",
+                format!("{}: {}", problem.name, problem.message),
+            )
+        })
+        .collect()
+}
