@@ -167,6 +167,22 @@ impl<'a> ClusterTable<'a> {
         own == shared.map(|rule| rule.index)
     }
 
+    /// Hosts of services for which `client` gets other clusters than the shared client.
+    pub(crate) fn hosts_that_differ(&self, client: &ClientView) -> Vec<Arc<str>> {
+        if self.rules.is_same_for(client) {
+            return Vec::new();
+        }
+        let differs = |service: &&Arc<Service>| !self.is_shared(client, service);
+        let services: Vec<&Arc<Service>> = match self.rules.own_hosts(client) {
+            Some(hosts) => hosts
+                .flat_map(|host| self.registry.candidates(host))
+                .collect(),
+            None => self.registry.services.iter().collect(),
+        };
+        let services = services.into_iter().filter(differs);
+        services.map(|service| Arc::clone(&service.host)).collect()
+    }
+
     /// All clusters, in order of name and variant.
     pub(crate) fn into_clusters(self) -> Vec<Arc<Cluster>> {
         let mut clusters: Vec<Arc<Cluster>> = self
@@ -218,14 +234,16 @@ impl<'a> ClusterTable<'a> {
     }
 
     fn unknown_host(&self, client: &ClientView, name: &str) -> ClusterProblem {
-        let full = format!("{name}.svc.{}", self.settings.mesh.domain);
         let hint = if self.registry.aliases.contains_key(name) {
             // Istio: only a direct alias on a port that it declares leads anywhere.
             ": the ExternalName Service leads to no service of the mesh on this port".to_owned()
         } else if self.registry.candidates(name).next().is_some() {
-            ": its exportTo does not name this namespace".to_owned()
-        } else if self.registry.find(client, &full).is_some() {
-            format!(": a name with a dot is not expanded, write {full}")
+            format!(
+                ": its exportTo does not name namespace {}",
+                client.namespace
+            )
+        } else if let Some(meant) = self.registry.meant_by(name) {
+            format!(": a name with a dot is not expanded, write {}", meant.host)
         } else {
             String::new()
         };

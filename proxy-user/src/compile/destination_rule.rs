@@ -227,6 +227,24 @@ impl RuleIndex {
         };
         !has_own && self.is_all_public
     }
+
+    /// Hosts for which alone `client` may get another rule than the shared client;
+    /// `None` where that has to be asked for each.
+    pub(crate) fn own_hosts(&self, client: &ClientView) -> Option<impl Iterator<Item = &str>> {
+        let own = if *client.namespace == *self.root_namespace {
+            Some(&self.root_private)
+        } else {
+            self.local.get(&*client.namespace)
+        };
+        let has_wildcards = own.is_some_and(|pool| !pool.wildcards.is_empty());
+        if has_wildcards || !self.is_all_public {
+            return None;
+        }
+        Some(
+            own.into_iter()
+                .flat_map(|pool| pool.exact.keys().map(|host| &**host)),
+        )
+    }
 }
 
 /// Effective `exportTo`; a rule with a selector is never exported.

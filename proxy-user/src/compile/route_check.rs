@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::api::Destination;
 
 use super::cluster::{ClusterProblem, ClusterTable};
+use super::host;
 use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
@@ -20,7 +21,6 @@ pub(crate) fn check(
     virtual_services: &VirtualServices,
     registry: &Registry,
     clusters: &ClusterTable<'_>,
-    mesh_domain: &str,
     problems: &mut Problems,
 ) {
     for rules in &virtual_services.all {
@@ -35,7 +35,7 @@ pub(crate) fn check(
             clusters,
             problems,
         };
-        checker.check_hosts(mesh_domain);
+        checker.check_hosts();
         for rule in &rules.http {
             checker.check_http(rule);
         }
@@ -54,23 +54,18 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    /// A host such as `reviews.prod` is taken as it is, though a service of that name and
-    /// namespace is there.
-    fn check_hosts(&mut self, mesh_domain: &str) {
-        for (at, host) in self.rules.hosts.iter().enumerate() {
-            let meant = [
-                format!("{host}.svc.{mesh_domain}"),
-                format!("{host}.{mesh_domain}"),
-            ];
-            let is_known = |name: &str| self.registry.candidates(name).next().is_some();
-            if is_known(host) {
+    /// A host such as `reviews.prod` is no short form of a service.
+    fn check_hosts(&mut self) {
+        for (at, name) in self.rules.hosts.iter().enumerate() {
+            if self.registry.candidates(name).next().is_some() {
                 continue;
             }
-            if let Some(meant) = meant.iter().find(|name| is_known(name)) {
+            if let Some(meant) = self.registry.meant_by(name) {
+                let place = Place::new(&self.rules.object, format!("hosts[{at}]"));
                 self.problems.warning(
                     "dotted-host",
-                    &Place::new(&self.rules.object, format!("hosts[{at}]")),
-                    format!("{host} is taken as it is, since it has a dot; write {meant} for that service"),
+                    &place,
+                    format!("a name with a dot is not expanded, write {}", meant.host),
                 );
             }
         }

@@ -37,6 +37,14 @@ pub(crate) struct Registry {
     pub(crate) services: Vec<Arc<Service>>,
     /// Definitions of one host, in creation order, as indices of `services`.
     by_host: HashMap<Arc<str>, Vec<usize>>,
+    /// Services of each namespace, as indices of `services`.
+    by_namespace: HashMap<Arc<str>, Vec<usize>>,
+    /// Services that some ExternalName service stands for.
+    aliased: Vec<usize>,
+    /// Hosts with several definitions, or with one that is not public.
+    namespace_dependent: Vec<Arc<str>>,
+    /// Domain of Kubernetes services.
+    domain: String,
     /// ExternalName services by their own host.
     pub(crate) aliases: HashMap<Arc<str>, Arc<Alias>>,
     /// Identity of every pod.
@@ -166,12 +174,11 @@ impl Service {
 impl Registry {
     /// Definitions of `host`, oldest first, visible or not.
     pub(crate) fn candidates(&self, host: &str) -> impl Iterator<Item = &Arc<Service>> {
-        let indices = self
+        self.at(self
             .by_host
             .get(host)
             .map(Vec::as_slice)
-            .unwrap_or_default();
-        indices.iter().filter_map(|&index| self.services.get(index))
+            .unwrap_or_default())
     }
 
     /// The one definition of `host` that `client` sees, imports of its Sidecar
@@ -207,16 +214,33 @@ impl Registry {
     /// more than one definition or with one that is not public. For all others
     /// a client without a Sidecar sees what [`ClientView::shared`] sees.
     pub(crate) fn namespace_dependent_hosts(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.services
-            .iter()
-            .filter(|service| {
-                let mut candidates = self.candidates(&service.host);
-                let is_first = candidates
-                    .next()
-                    .is_some_and(|first| Arc::ptr_eq(first, service));
-                is_first && (candidates.next().is_some() || !service.export_to.is_public())
-            })
-            .map(|service| &service.host)
+        self.namespace_dependent.iter()
+    }
+
+    /// Services of `namespace`, in creation order.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<Service>> {
+        self.at(self
+            .by_namespace
+            .get(namespace)
+            .map(Vec::as_slice)
+            .unwrap_or_default())
+    }
+
+    /// Services that some ExternalName service stands for, in creation order.
+    pub(crate) fn aliased(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.at(&self.aliased)
+    }
+
+    /// The service that was probably meant by a name such as `reviews.prod`, which is
+    /// not expanded: `reviews` of namespace `prod`.
+    pub(crate) fn meant_by(&self, name: &str) -> Option<&Arc<Service>> {
+        let name = name.strip_suffix(".svc").unwrap_or(name);
+        let full = format!("{name}.svc.{}", self.domain);
+        self.candidates(&full).next()
+    }
+
+    fn at<'a>(&'a self, indices: &'a [usize]) -> impl Iterator<Item = &'a Arc<Service>> {
+        indices.iter().filter_map(|&index| self.services.get(index))
     }
 
     fn choose<'a, I>(&self, client: &ClientView, candidates: I) -> Option<&'a Arc<Service>>
