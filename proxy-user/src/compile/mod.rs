@@ -90,13 +90,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         &mut clusters,
         &mut problems,
     );
-    route_check::check(
-        &virtual_services,
-        &registry,
-        &clusters,
-        &settings.mesh.domain,
-        &mut problems,
-    );
+    route_check::check(&virtual_services, &registry, &clusters, &mut problems);
     findings.extend(problems.into_findings());
     let context = PodContext {
         objects,

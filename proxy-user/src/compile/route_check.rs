@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::api::Destination;
 
 use super::cluster::{ClusterProblem, ClusterTable};
+use super::host;
 use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
@@ -20,7 +21,6 @@ pub(crate) fn check(
     virtual_services: &VirtualServices,
     registry: &Registry,
     clusters: &ClusterTable<'_>,
-    mesh_domain: &str,
     problems: &mut Problems,
 ) {
     for rules in &virtual_services.all {
