@@ -54,12 +54,14 @@ fn compile(text: &str, pattern: &str, unicode: bool) -> Result<Regex, BadRegex> 
         .size_limit(SIZE_MAX_BYTES)
         .dfa_size_limit(SIZE_MAX_BYTES)
         .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => BadRegex::TooLarge(pattern.to_owned()),
-            other => BadRegex::Syntax {
+        .map_err(|error| {
+            if matches!(error, regex::Error::CompiledTooBig(_)) {
+                return BadRegex::TooLarge(pattern.to_owned());
+            }
+            BadRegex::Syntax {
                 pattern: pattern.to_owned(),
-                cause: last_line(&other.to_string()),
-            },
+                cause: last_line(&error.to_string()),
+            }
         })
 }
 

@@ -12,7 +12,7 @@ pub(crate) use crate::api::re2::BadRegex;
 /// An expression that must match the whole text.
 pub(crate) fn compile_anchored(pattern: &str) -> Result<Regex, BadRegex> {
     // `anchored(".*")` stays as it is, so that a catch-all is still recognised.
-    re2::build(pattern, |translated| anchored(translated))
+    re2::build(pattern, anchored)
 }
 
 /// An expression that is searched for.
