@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::api::Destination;
 
 use super::cluster::{ClusterProblem, ClusterTable};
-use super::host;
 use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
