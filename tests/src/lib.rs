@@ -10,5 +10,6 @@ pub mod demo;
 pub mod fixture;
 pub mod harness;
 pub mod lab;
+pub mod prove;
 pub mod statistics;
 pub mod workload;

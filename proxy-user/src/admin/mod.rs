@@ -5,6 +5,7 @@
 //! Never touches a connection. Start at [`server::Servers::spawn`].
 
 mod describe;
+mod explain;
 pub mod node;
 mod respond;
 mod route_views;
@@ -16,6 +17,7 @@ mod tests;
 pub mod view;
 mod walk;
 
+pub use explain::explain_query;
 pub use node::Node;
 pub use server::{ServerAddresses, Servers};
 pub use walk::finding as finding_view;

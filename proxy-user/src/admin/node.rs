@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::view::{ConnectionView, ExplainQuery, MapView, NodeView};
+use super::view::{ConnectionView, MapView, NodeView};
 use crate::finding::Finding;
 use crate::net::PodUid;
 use crate::snapshot::Snapshot;
@@ -27,11 +27,6 @@ pub trait Node: Send + Sync {
     fn maps(&self) -> Vec<MapView>;
     /// The effective settings ([`crate::settings::Settings::document`]).
     fn settings(&self) -> Value;
-    /// Explains a request against the snapshot in force.
-    ///
-    /// # Errors
-    /// The client or the URL is not known; the text says which and what to give.
-    fn explain(&self, query: &ExplainQuery) -> Result<Value, String>;
     /// Ready to route traffic.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::explain::explain_query;
 use super::node::Node;
 use super::view::{CountView, ExplainQuery, FindingView, StatusView};
 use super::{route_views, walk};
@@ -130,7 +131,7 @@ fn findings(context: &Context) -> Vec<FindingView> {
 
 fn explain(body: &[u8], context: &Context) -> Answer {
     match serde_json::from_slice::<ExplainQuery>(body) {
-        Ok(query) => match context.node.explain(&query) {
+        Ok(query) => match explain_query(&context.node.snapshot(), &query) {
             Ok(explanation) => Answer::json(&explanation),
             Err(reason) => Answer::text(422, reason),
         },

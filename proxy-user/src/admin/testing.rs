@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::node::PodState;
-use super::view::{ConnectionView, ExplainQuery, MapView, NodeView};
+use super::view::{ConnectionView, MapView, NodeView};
 use super::{Node, ServerAddresses, Servers};
 use crate::finding::{Finding, ObjectRef, Origin, Severity};
 use crate::net::{PodUid, ScopeId};
@@ -71,14 +71,6 @@ impl Node for MadeUp {
 
     fn settings(&self) -> Value {
         json!({ "node": "n1" })
-    }
-
-    fn explain(&self, query: &ExplainQuery) -> Result<Value, String> {
-        if query.from == "shop/web" {
-            Ok(json!({ "url": query.url }))
-        } else {
-            Err(format!("no pod {}", query.from))
-        }
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -99,14 +99,14 @@ fn explain_takes_a_question_and_says_what_is_wrong_with_it() {
     let _servers = spawn(&socket, None);
     for (body, status, expected) in [
         (
-            r#"{"from":"shop/web","url":"http://a/","method":"GET","headers":[]}"#,
+            r#"{"from":"shop/web-1","url":"tcp://10.96.0.1:9000","method":"GET","headers":[]}"#,
             200,
-            r#"{"url":"http://a/"}"#,
+            r#"{"from":"shop/web-1","scope":"shop""#,
         ),
         (
             r#"{"from":"shop/x","url":"http://a/","method":"GET","headers":[]}"#,
             422,
-            "no pod shop/x\n",
+            "no pod shop/x on this node; there are shop/web-1\n",
         ),
         ("{", 400, "the body is no explain query"),
     ] {

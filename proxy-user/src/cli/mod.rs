@@ -140,6 +140,7 @@ mod tests {
             "mizzen validate a.yaml b",
             "mizzen validate a.yaml -o json",
             "mizzen explain --from shop/web http://reviews:9080/ -X POST -H end-user:jason",
+            "mizzen explain --from shop/web tcp://echo:9000 --config d -o json",
             "mizzen status",
             "mizzen status -o json --admin unix:/tmp/a.sock",
             "mizzen get services",

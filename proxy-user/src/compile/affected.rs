@@ -36,16 +36,14 @@ pub(crate) fn find_affected(
             hosts.insert(Arc::clone(host));
         }
     }
-    for service in &registry.services {
-        let has_short_name = service.namespace == client.namespace
-            || service
-                .aliases
-                .iter()
-                .any(|alias| alias.namespace == client.namespace || !alias.export_to.is_public());
-        if has_short_name || !collector.router.clusters.is_shared(client, service) {
-            hosts.insert(Arc::clone(&service.host));
-        }
-    }
+    // Short names are seen in the own namespace only.
+    let own = registry.in_namespace(&client.namespace);
+    let aliased = registry.aliased().filter(|service| {
+        let mut aliases = service.aliases.iter();
+        aliases.any(|alias| alias.namespace == client.namespace || !alias.export_to.is_public())
+    });
+    hosts.extend(own.chain(aliased).map(|service| Arc::clone(&service.host)));
+    hosts.extend(collector.router.clusters.hosts_that_differ(client));
     let mut rules: BTreeSet<usize> = BTreeSet::new();
     for candidate in &collector.virtual_services.all {
         let is_private = !candidate.export_to.is_public() && candidate.bucket(client).is_some();

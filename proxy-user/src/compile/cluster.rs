@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::api::TrafficPolicy;
 use crate::settings::CompileSettings;
-use crate::snapshot::clusters::Discovery;
+use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
 use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
 use crate::snapshot::policy::LoadBalancer;
 use crate::snapshot::{Cluster, ClusterRef, Provenance};
@@ -74,7 +74,7 @@ pub(crate) enum ClusterProblem {
     },
     /// The service has no such port.
     #[error("{host} has no port {port}, only {known}; what goes there gets 503")]
-    UnknownPort {
+    PortAbsent {
         /// As resolved.
         host: String,
         /// Asked for.
@@ -84,7 +84,7 @@ pub(crate) enum ClusterProblem {
     },
     /// No DestinationRule that applies here defines the subset.
     #[error("{host} has no subset {subset}: {known}; what goes there gets 503")]
-    UnknownSubset {
+    SubsetUndefined {
         /// As resolved.
         host: String,
         /// Asked for.
@@ -167,6 +167,22 @@ impl<'a> ClusterTable<'a> {
         own == shared.map(|rule| rule.index)
     }
 
+    /// Hosts of services for which `client` gets other clusters than the shared client.
+    pub(crate) fn hosts_that_differ(&self, client: &ClientView) -> Vec<Arc<str>> {
+        if self.rules.is_same_for(client) {
+            return Vec::new();
+        }
+        let differs = |service: &&Arc<Service>| !self.is_shared(client, service);
+        let services: Vec<&Arc<Service>> = match self.rules.own_hosts(client) {
+            Some(hosts) => hosts
+                .flat_map(|host| self.registry.candidates(host))
+                .collect(),
+            None => self.registry.services.iter().collect(),
+        };
+        let services = services.into_iter().filter(differs);
+        services.map(|service| Arc::clone(&service.host)).collect()
+    }
+
     /// All clusters, in order of name and variant.
     pub(crate) fn into_clusters(self) -> Vec<Arc<Cluster>> {
         let mut clusters: Vec<Arc<Cluster>> = self
@@ -194,7 +210,7 @@ impl<'a> ClusterTable<'a> {
         let mut ports = service.ports.iter().enumerate();
         let Some((port_index, port)) = ports.find(|(_, port)| port.number == number) else {
             let known = service.ports.iter().map(|port| port.number.to_string());
-            return Err(ClusterProblem::UnknownPort {
+            return Err(ClusterProblem::PortAbsent {
                 host: name.to_owned(),
                 port: number,
                 known: known.collect::<Vec<_>>().join(", "),
@@ -218,14 +234,16 @@ impl<'a> ClusterTable<'a> {
     }
 
     fn unknown_host(&self, client: &ClientView, name: &str) -> ClusterProblem {
-        let full = format!("{name}.svc.{}", self.settings.mesh.domain);
         let hint = if self.registry.aliases.contains_key(name) {
             // Istio: only a direct alias on a port that it declares leads anywhere.
             ": the ExternalName Service leads to no service of the mesh on this port".to_owned()
         } else if self.registry.candidates(name).next().is_some() {
-            ": its exportTo does not name this namespace".to_owned()
-        } else if self.registry.find(client, &full).is_some() {
-            format!(": a name with a dot is not expanded, write {full}")
+            format!(
+                ": its exportTo does not name namespace {}",
+                client.namespace
+            )
+        } else if let Some(meant) = self.registry.meant_by(name) {
+            format!(": a name with a dot is not expanded, write {}", meant.host)
         } else {
             String::new()
         };
@@ -258,6 +276,10 @@ impl<'a> ClusterTable<'a> {
         let (protocol, is_upgraded) =
             policy::upstream_protocol(port.protocol, blocks.connection_pool, mesh);
         compiled.pool.h2_upgrade = is_upgraded;
+        if service.has_client_ip_affinity && rule.is_none() && protocol == UpstreamProtocol::Tcp {
+            // Plain Kubernetes would keep a client's connections on one endpoint.
+            compiled.load_balancer = policy::source_ip_hash();
+        }
         let discovery = discovery_of(service, port, &compiled.load_balancer);
         let labels = subset.map(|(_, _, subset)| &subset.labels);
         let endpoints = self.endpoint_cell(found, labels, &blocks);
@@ -352,7 +374,7 @@ fn unknown_subset(host: &str, subset: &str, rule: Option<&Rule>) -> ClusterProbl
             format!("{} defines {names}", rule.lead.reference())
         }
     };
-    ClusterProblem::UnknownSubset {
+    ClusterProblem::SubsetUndefined {
         host: host.to_owned(),
         subset: subset.to_owned(),
         known,
@@ -380,16 +402,16 @@ fn cluster_provenance(rule: &Rule, subset: Option<usize>, port: u16) -> Option<P
         let policy = subset.traffic_policy.as_ref();
         let at_port = policy.and_then(|policy| policy::port_level_place(policy, port));
         let field = match at_port {
-            Some(at) => format!("subsets[{place}].trafficPolicy.portLevelSettings[{at}]"),
-            None => format!("subsets[{place}]"),
+            Some(at) => format!("spec.subsets[{place}].trafficPolicy.portLevelSettings[{at}]"),
+            None => format!("spec.subsets[{place}]"),
         };
         return Some(provenance(object, &field));
     }
     let object = rule.policy.as_ref().unwrap_or(&rule.lead);
     let policy = object.spec.traffic_policy.as_ref()?;
     let field = match policy::port_level_place(policy, port) {
-        Some(at) => format!("trafficPolicy.portLevelSettings[{at}]"),
-        None => "trafficPolicy".to_owned(),
+        Some(at) => format!("spec.trafficPolicy.portLevelSettings[{at}]"),
+        None => "spec.trafficPolicy".to_owned(),
     };
     Some(provenance(object.as_ref(), &field))
 }

@@ -103,6 +103,8 @@ pub(crate) struct RuleIndex {
     exported: HashMap<String, Pool>,
     /// Rules that are private to the root namespace.
     root_private: Pool,
+    /// No rule is exported to some namespaces only.
+    is_all_public: bool,
     root_namespace: String,
 }
 
@@ -144,7 +146,14 @@ impl RuleIndex {
         let local = builder.pools(local);
         let exported = builder.pools(exported);
         let root_private = builder.pool(root_private);
+        // A rule that is private to its namespace concerns that namespace alone, which
+        // then has rules of its own.
+        let is_foreign = |(rule, export_to): (&Rule, &ExportTo)| {
+            !export_to.is_public() && *export_to != ExportTo::private(&rule.lead.meta.namespace)
+        };
+        let mut exports = builder.rules.iter().zip(&builder.export_to);
         Self {
+            is_all_public: !exports.any(is_foreign),
             rules: builder.rules,
             export_to: builder.export_to,
             local,
@@ -216,7 +225,25 @@ impl RuleIndex {
         } else {
             self.local.contains_key(&*client.namespace)
         };
-        !has_own && self.export_to.iter().all(ExportTo::is_public)
+        !has_own && self.is_all_public
+    }
+
+    /// Hosts for which alone `client` may get another rule than the shared client;
+    /// `None` where that has to be asked for each.
+    pub(crate) fn own_hosts(&self, client: &ClientView) -> Option<impl Iterator<Item = &str>> {
+        let own = if *client.namespace == *self.root_namespace {
+            Some(&self.root_private)
+        } else {
+            self.local.get(&*client.namespace)
+        };
+        let has_wildcards = own.is_some_and(|pool| !pool.wildcards.is_empty());
+        if has_wildcards || !self.is_all_public {
+            return None;
+        }
+        Some(
+            own.into_iter()
+                .flat_map(|pool| pool.exact.keys().map(|host| &**host)),
+        )
     }
 }
 

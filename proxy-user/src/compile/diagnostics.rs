@@ -37,7 +37,7 @@ pub(crate) fn check_rules(
             by_host.get(name.as_str()).cloned().unwrap_or_default()
         };
         if services.is_empty() {
-            findings.push(unknown_host(object, &name, settings, &by_host, registry));
+            findings.push(unknown_host(object, &name, registry));
         } else {
             check_subsets(object, &services, findings);
         }
@@ -45,16 +45,9 @@ pub(crate) fn check_rules(
     }
 }
 
-fn unknown_host(
-    object: &Object<DestinationRule>,
-    name: &str,
-    settings: &CompileSettings,
-    by_host: &HashMap<&str, Vec<&Service>>,
-    registry: &Registry,
-) -> Finding {
-    let full = format!("{name}.svc.{}", settings.mesh.domain);
-    let hint = if by_host.contains_key(full.as_str()) {
-        format!("; a name with a dot is not expanded, write {full}")
+fn unknown_host(object: &Object<DestinationRule>, name: &str, registry: &Registry) -> Finding {
+    let hint = if let Some(meant) = registry.meant_by(name) {
+        format!("; a name with a dot is not expanded, write {}", meant.host)
     } else if registry.aliases.contains_key(name) {
         "; an ExternalName Service takes the rules of what it stands for".to_owned()
     } else {

@@ -55,17 +55,6 @@ pub(crate) fn by_specificity(a: &str, b: &str) -> Ordering {
         .then_with(|| a.cmp(b))
 }
 
-/// Of `names`, the most specific that covers `name` whole.
-pub(crate) fn most_specific<'a>(
-    name: &str,
-    names: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    names
-        .into_iter()
-        .filter(|candidate| is_subset_of(name, candidate))
-        .min_by(|a, b| by_specificity(a, b))
-}
-
 /// The wildcards that may cover `name`, longest first: of `a.b.c` these are `*.b.c`, `*.c`
 /// and `*`. Only forms with a dot after the star are given, then the bare star.
 pub(crate) fn covering_wildcards(name: &str) -> impl Iterator<Item = String> + '_ {
@@ -76,21 +65,6 @@ pub(crate) fn covering_wildcards(name: &str) -> impl Iterator<Item = String> + '
         .filter(move |(at, letter)| *letter == '.' && *at >= from)
         .map(move |(at, _)| format!("*{}", &below[at..]))
         .chain(std::iter::once("*".to_owned()))
-}
-
-/// Whether a dotted name looks like `service.namespace`, which Istio does not expand.
-pub(crate) fn looks_like_service_and_namespace(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('.').collect();
-    let is_label = |part: &&str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    if !parts.iter().all(is_label) || name.parse::<IpAddr>().is_ok() {
-        return false;
-    }
-    parts.len() == 2 || (parts.len() == 3 && parts.last() == Some(&"svc"))
 }
 
 #[cfg(test)]
@@ -134,23 +108,11 @@ mod tests {
     }
 
     #[test]
-    fn a010_the_most_specific_name_wins() {
-        for (name, names, expected) in [
-            (
-                "x.a.com",
-                vec!["*.com", "*.a.com", "x.a.com"],
-                Some("x.a.com"),
-            ),
-            (
-                "y.a.com",
-                vec!["*.com", "*.a.com", "x.a.com"],
-                Some("*.a.com"),
-            ),
-            ("a.com", vec!["*.a.com", "*"], Some("*")),
-            ("a.com", vec!["*.a.com"], None),
-        ] {
-            assert_eq!(most_specific(name, names), expected, "{name}");
-        }
+    fn a010_exact_names_come_first_then_longer_ones() {
+        let mut names = vec!["*", "*.com", "x.a.com", "*.a.com", "b.com", "a.com"];
+        names.sort_by(|a, b| by_specificity(a, b));
+        let expected = ["x.a.com", "a.com", "b.com", "*.a.com", "*.com", "*"];
+        assert_eq!(names, expected);
     }
 
     #[test]
@@ -162,19 +124,6 @@ mod tests {
         ] {
             let found: Vec<String> = covering_wildcards(name).collect();
             assert_eq!(found, expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn names_that_authors_probably_meant_as_services_are_recognised() {
-        for (name, expected) in [
-            ("reviews.prod", true),
-            ("reviews.prod.svc", true),
-            ("reviews", false),
-            ("reviews.prod.svc.cluster.local", false),
-            ("*.prod", false),
-        ] {
-            assert_eq!(looks_like_service_and_namespace(name), expected, "{name}");
         }
     }
 }

@@ -16,6 +16,7 @@ mod cluster;
 mod delegate;
 mod destination_rule;
 mod diagnostics;
+pub mod explain;
 mod facet;
 mod header_ops;
 mod host;
@@ -140,7 +141,7 @@ fn service_view(service: &Service) -> ServiceView {
     }
 }
 
-/// Where a value came from: `field` of `object`, a path as findings have it; empty
+/// Where a value came from: `field` of `object`, a path such as `spec.http[0]`; empty
 /// for the object as a whole.
 pub(crate) fn provenance<S: Resource>(object: &Object<S>, field: &str) -> Provenance {
     Provenance {

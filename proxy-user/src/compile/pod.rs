@@ -192,7 +192,7 @@ fn bad_annotation(pod: &Object<api::Pod>, name: &str, message: String) -> Findin
 
 fn exclusions(pod: &Object<api::Pod>, findings: &mut Vec<Finding>) -> Exclusions {
     let annotation = |name: &str| pod.meta.annotations.get(name).map(String::as_str);
-    let mut list = |name: &str| -> Vec<String> {
+    let list = |name: &str| -> Vec<String> {
         let items = annotation(name)
             .unwrap_or_default()
             .split(',')
@@ -202,8 +202,7 @@ fn exclusions(pod: &Object<api::Pod>, findings: &mut Vec<Finding>) -> Exclusions
             .map(str::to_owned)
             .collect()
     };
-    let texts =
-        [EXCLUDE_PORTS, INCLUDE_PORTS, EXCLUDE_RANGES, INCLUDE_RANGES].map(|name| list(name));
+    let texts = [EXCLUDE_PORTS, INCLUDE_PORTS, EXCLUDE_RANGES, INCLUDE_RANGES].map(list);
     let [exclude_ports, include_ports, exclude_ranges, include_ranges] = &texts;
     let includes_all = include_ranges.iter().any(|text| text == "*");
     Exclusions {

@@ -166,6 +166,16 @@ fn compile_balancer(settings: Option<&LoadBalancerSettings>) -> LoadBalancer {
     }
 }
 
+/// What Kubernetes' `sessionAffinity: ClientIP` amounts to.
+pub(crate) fn source_ip_hash() -> LoadBalancer {
+    LoadBalancer::ConsistentHash(Arc::new(ConsistentHash {
+        key: HashKey::SourceIp,
+        table: HashTable::Ring {
+            minimum_size: RING_SIZE_DEFAULT,
+        },
+    }))
+}
+
 /// `None` for a block without a usable key, which validation reports.
 fn compile_hash(settings: &ConsistentHashLB) -> Option<ConsistentHash> {
     let key = if let Some(name) = &settings.http_header_name {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::api::Destination;
 
 use super::cluster::{ClusterProblem, ClusterTable};
-use super::host;
 use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
@@ -35,6 +34,7 @@ pub(crate) fn check(
             clusters,
             problems,
         };
+        checker.check_hosts();
         for rule in &rules.http {
             checker.check_http(rule);
         }
@@ -53,6 +53,23 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    /// A host such as `reviews.prod` is no short form of a service.
+    fn check_hosts(&mut self) {
+        for (at, name) in self.rules.hosts.iter().enumerate() {
+            if self.registry.candidates(name).next().is_some() {
+                continue;
+            }
+            if let Some(meant) = self.registry.meant_by(name) {
+                let place = Place::new(&self.rules.object, format!("hosts[{at}]"));
+                self.problems.warning(
+                    "dotted-host",
+                    &place,
+                    format!("a name with a dot is not expanded, write {}", meant.host),
+                );
+            }
+        }
+    }
+
     fn check_http(&mut self, rule: &HttpRule) {
         for (at, entry) in rule.spec.route.iter().enumerate() {
             if let Some(destination) = &entry.destination {
@@ -82,16 +99,6 @@ impl Checker<'_> {
 
     fn check_destination(&mut self, destination: &Destination, place: &Place) {
         let name = destination.host.as_str();
-        if host::looks_like_service_and_namespace(name)
-            && self.registry.find(&self.client, name).is_none()
-        {
-            self.problems.warning(
-                "dotted-host",
-                &place.field("host"),
-                format!("{name} is taken as it is, not as a service; write its full name such as {name}.svc.cluster.local"),
-            );
-            return;
-        }
         let service = self.registry.find(&self.client, name);
         let is_named = destination.port.is_some();
         let port = match (&destination.port, service) {
@@ -123,12 +130,12 @@ impl Checker<'_> {
                 self.problems
                     .warning("unknown-host", &place, problem.to_string());
             }
-            ClusterProblem::UnknownPort { .. } => {
+            ClusterProblem::PortAbsent { .. } => {
                 let place = place.field("port");
                 self.problems
                     .error("unknown-port", &place, problem.to_string());
             }
-            ClusterProblem::UnknownSubset { .. } => {
+            ClusterProblem::SubsetUndefined { .. } => {
                 let place = place.field("subset");
                 let message = problem.to_string();
                 if self.clusters.has_rule(&self.client, &destination.host) {

@@ -146,13 +146,6 @@ impl VirtualServices {
     fn insert(&mut self, rules: MeshRules, problems: &mut Problems) {
         for (at, host) in rules.hosts.iter().enumerate() {
             let place = Place::new(&rules.object, format!("hosts[{at}]"));
-            if host::looks_like_service_and_namespace(host) {
-                problems.warning(
-                    "dotted-host",
-                    &place,
-                    format!("{host} is taken as it is, not as a service; write its full name such as {host}.svc.cluster.local"),
-                );
-            }
             let map = if host::is_wildcarded(host) {
                 let is_partial = host.len() > 1 && !host.starts_with("*.");
                 if is_partial && !self.partial.contains(host) {

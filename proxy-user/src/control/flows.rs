@@ -96,7 +96,12 @@ struct Index {
     snapshot: Option<Arc<Snapshot>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
     labels: HashMap<IpAddr, Arc<WorkloadLabels>>,
+    /// Shared, so that metrics find a series by address (see `telemetry::traffic`).
+    services: HashMap<ServiceKey, Arc<DestinationLabels>>,
 }
+
+/// What [`service_labels`] depends on: cluster, service, and whether it was passed.
+type ServiceKey = (Option<Arc<str>>, Option<Arc<str>>, bool);
 
 impl Reader {
     fn run(mut self, mut events: Option<FlowEvents>, is_stopped: &AtomicBool) {
@@ -206,6 +211,7 @@ impl Index {
             .map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster)))
             .collect();
         self.labels.clear();
+        self.services.clear();
         self.snapshot = Some(current);
     }
 
@@ -216,17 +222,24 @@ impl Index {
             .and_then(|key| self.clusters.get(&key.name))
             .cloned();
         let (flags, failure) = outcome(flow);
+        let key = (
+            flow.cluster.as_ref().map(|key| Arc::clone(&key.name)),
+            flow.service.clone(),
+            flow.path == FlowPath::Pass,
+        );
+        let snapshot = self.snapshot.as_deref();
+        let service = self
+            .services
+            .entry(key)
+            .or_insert_with(|| Arc::new(service_labels(flow, cluster.as_deref(), snapshot)));
+        let service = Arc::clone(service);
         ConnectionRecord {
             start: SystemTime::now()
                 .checked_sub(flow.duration)
                 .unwrap_or(SystemTime::UNIX_EPOCH),
             source: self.labels_of(Some(flow.client)),
             destination: self.labels_of(flow.endpoint),
-            service: Arc::new(service_labels(
-                flow,
-                cluster.as_deref(),
-                self.snapshot.as_deref(),
-            )),
+            service,
             flags,
             details: Cow::Borrowed("-"),
             upstream_failure: failure,

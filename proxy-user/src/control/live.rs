@@ -9,8 +9,7 @@ use serde_json::Value;
 use crate::admin::Node;
 use crate::admin::node::PodState;
 use crate::admin::view::{
-    ConnectionView, CountView, ExplainQuery, KernelStateView, MapView, NodeView, SourceView,
-    WorkerView,
+    ConnectionView, CountView, KernelStateView, MapView, NodeView, SourceView, WorkerView,
 };
 use crate::finding::{Finding, Severity};
 use crate::kernel::KernelMaps;
@@ -216,10 +215,6 @@ impl Node for LiveNode {
 
     fn settings(&self) -> Value {
         self.settings.clone()
-    }
-
-    fn explain(&self, query: &ExplainQuery) -> Result<Value, String> {
-        Err(format!("explaining {} is not wired yet", query.url))
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -8,11 +8,13 @@ mod flows;
 mod live;
 mod pods;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::Node;
 use crate::compile::compile;
 use crate::finding::Finding;
 use crate::kernel::KernelMaps;
@@ -20,6 +22,7 @@ use crate::node::{NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
 use crate::settings::Settings;
 use crate::snapshot::{Capture, Publisher, Snapshot};
+use crate::source::mesh::mesh_config;
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 
@@ -112,12 +115,16 @@ impl Control {
     /// A complete set of objects: compile, publish to the workers, then the kernel.
     pub(crate) fn apply(&mut self, loaded: &Loaded) {
         let started = Instant::now();
-        let settings = self.parts.settings.compile_settings(None);
+        let mut mesh_findings = Vec::new();
+        let root_namespace = self.parts.settings.mesh(None).root_namespace;
+        let mesh = mesh_config(&loaded.objects, &root_namespace, &mut mesh_findings);
+        let settings = self.parts.settings.compile_settings(mesh.as_ref());
         let compiled = compile(&loaded.objects, &settings);
         let compile_time = started.elapsed();
         self.snapshot = self.parts.publisher.publish(compiled.snapshot);
         let report = self.parts.kernel.sync(&self.snapshot.kernel);
         self.source_findings = loaded.findings.clone();
+        self.source_findings.extend(mesh_findings);
         self.compile_findings = compiled.findings;
         self.kernel_findings = pods::kernel_findings(&report);
         let wanted = wanted_pods(&self.snapshot);
@@ -192,6 +199,7 @@ impl Control {
         }
         self.parts.live.set_workers(statuses, connections);
         self.parts.live.set_pods(self.pods.states(&self.snapshot));
+        self.count_pods();
         if let Ok(reasons) = self.parts.kernel.reasons() {
             for (reason, count) in reasons {
                 self.parts
@@ -199,6 +207,28 @@ impl Control {
                     .set_kernel_decisions(reason.label(), count);
             }
         }
+    }
+
+    /// Pods by state and their open connections, as metrics.
+    fn count_pods(&self) {
+        let states = self.parts.live.pods();
+        let mut by_state = BTreeMap::<&str, usize>::new();
+        for pod in states.values() {
+            *by_state.entry(&pod.state).or_default() += 1;
+        }
+        let by_state: Vec<(&str, usize)> = by_state.into_iter().collect();
+        self.parts.metrics.set_pods(&by_state);
+        let connections: Vec<(String, u64)> = self
+            .snapshot
+            .pods
+            .values()
+            .filter_map(|view| {
+                let pod = states.get(&view.uid)?;
+                let name = format!("{}/{}", view.workload.namespace, view.workload.name);
+                pod.worker.map(|_| (name, pod.connections))
+            })
+            .collect();
+        self.parts.metrics.set_captured_connections(&connections);
     }
 
     fn check(&mut self) {

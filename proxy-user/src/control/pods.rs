@@ -11,7 +11,7 @@ use crate::admin::node::PodState;
 use crate::finding::{Finding, Severity};
 use crate::kernel::{KernelMaps, PodEntry, SyncReport};
 use crate::net::PodUid;
-use crate::node::{FoundPod, NodeEvent, listener};
+use crate::node::{FoundPod, NodeEvent, PodSockets, listener};
 use crate::proxy::upstream::workload_labels;
 use crate::proxy::{PodHandle, WorkerCommand, WorkerHandle};
 use crate::snapshot::{Capture, PodView, Snapshot};
@@ -275,7 +275,10 @@ fn attach(
         uid: view.uid.clone(),
         cookie: found.namespace.cookie,
         listeners: listeners.v4.into_iter().chain(listeners.v6).collect(),
-        sockets: Arc::clone(&found.namespace) as Arc<dyn crate::net::SocketFactory>,
+        sockets: Arc::new(PodSockets::new(
+            Arc::clone(&found.namespace),
+            &found.addresses,
+        )),
         labels: Arc::new(workload_labels(&view.workload)),
     }))?;
     // Nothing dials the listener before the pod itself is named.

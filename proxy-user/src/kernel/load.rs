@@ -18,7 +18,7 @@ use proxy_common::{
 use super::{KernelError, btf};
 
 /// What `cargo xtask build` made, or nothing.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mizzen-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mizzen-ebpf"));
 
 /// Whether this binary carries its eBPF object.
 #[must_use]
@@ -143,13 +143,14 @@ where
 }
 
 fn data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
-    match take(ebpf, name)? {
-        Map::Array(data) | Map::HashMap(data) | Map::SkStorage(data) => Ok(data),
-        other => Err(KernelError::MapType {
-            name,
-            error: format!("unexpected kind {other:?}"),
-        }),
+    let map = take(ebpf, name)?;
+    if let Map::Array(data) | Map::HashMap(data) | Map::SkStorage(data) = map {
+        return Ok(data);
     }
+    Err(KernelError::MapType {
+        name,
+        error: format!("unexpected kind {map:?}"),
+    })
 }
 
 /// The sizes are checked by a typed view, then the bare map is kept for raw calls.

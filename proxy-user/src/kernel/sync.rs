@@ -117,13 +117,16 @@ pub(super) struct Planner {
     next_generation: u32,
 }
 
+/// One share of a split: weights up to here, cluster id, its generation.
+type Share = (u32, u32, u32);
+
 /// What the maps shall hold.
 #[derive(Default)]
 struct Wanted {
     tables: Tables,
     /// Id and generation of view clusters that the kernel can balance.
     clusters: Vec<Option<(u32, u32)>>,
-    split_ids: HashMap<Vec<(u32, u32, u32)>, (u32, u32)>,
+    split_ids: HashMap<Vec<Share>, (u32, u32)>,
     /// Ids of the splits that the maps hold, by content.
     held_splits: HashMap<(u32, [SplitEntry; SPLIT_MAX]), u32>,
 }
@@ -192,6 +195,11 @@ impl Planner {
             self.next_scope += 1;
         }
         id
+    }
+
+    /// Every index of `LIVE_COUNTS` that an endpoint has.
+    pub(super) fn live_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.live_ids.values().copied()
     }
 
     /// The writes that make the maps match `view`.
@@ -558,7 +566,7 @@ impl Planner {
     }
 
     /// Equal splits share one entry; one that the maps hold already keeps its id.
-    fn split(&mut self, wanted: &mut Wanted, shares: Vec<(u32, u32, u32)>) -> (u32, u32) {
+    fn split(&mut self, wanted: &mut Wanted, shares: Vec<Share>) -> (u32, u32) {
         if let Some(known) = wanted.split_ids.get(&shares) {
             return *known;
         }

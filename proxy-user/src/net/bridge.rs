@@ -28,6 +28,13 @@ pub trait SocketFactory: Send + Sync {
     /// # Errors
     /// What `socket(2)` or `setns(2)` report; descriptor exhaustion above all.
     fn open_tcp(&self, towards: SocketAddr) -> io::Result<socket2::Socket>;
+
+    /// Whether the client's workload has an address of the family of `towards`: endpoints
+    /// of another family are not its endpoints (Istio, `Proxy.IPMode`).
+    fn has_family_of(&self, towards: SocketAddr) -> bool {
+        let _ = towards;
+        true
+    }
 }
 
 /// A worker's sign of life, read by the connect program.

@@ -10,5 +10,5 @@ pub mod netns;
 pub mod pod_watch;
 pub mod way_out;
 
-pub use netns::NetNamespace;
+pub use netns::{NetNamespace, PodSockets};
 pub use pod_watch::{FoundPod, NodeEvent, WantedPod};

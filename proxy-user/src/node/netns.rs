@@ -4,9 +4,10 @@ use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -62,6 +63,47 @@ impl NetNamespace {
 impl SocketFactory for NetNamespace {
     fn open_tcp(&self, towards: SocketAddr) -> io::Result<Socket> {
         self.within(|| open_tcp_here(towards))?
+    }
+}
+
+/// Opens a pod's upstream sockets, and knows the families that the pod has.
+#[derive(Debug)]
+pub struct PodSockets {
+    /// The pod's namespace.
+    pub namespace: Arc<NetNamespace>,
+    /// It has an IPv4 address.
+    pub has_v4: bool,
+    /// It has an IPv6 address that is more than link-local.
+    pub has_v6: bool,
+}
+
+impl PodSockets {
+    /// For a pod with these addresses.
+    #[must_use]
+    pub fn new(namespace: Arc<NetNamespace>, addresses: &[IpAddr]) -> Self {
+        let is_global_v6 = |address: &IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        };
+        Self {
+            namespace,
+            has_v4: addresses.iter().any(IpAddr::is_ipv4),
+            has_v6: addresses.iter().any(is_global_v6),
+        }
+    }
+}
+
+impl SocketFactory for PodSockets {
+    fn open_tcp(&self, towards: SocketAddr) -> io::Result<Socket> {
+        self.namespace.open_tcp(towards)
+    }
+
+    fn has_family_of(&self, towards: SocketAddr) -> bool {
+        if towards.is_ipv4() {
+            self.has_v4
+        } else {
+            self.has_v6
+        }
     }
 }
 

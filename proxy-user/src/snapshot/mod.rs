@@ -5,6 +5,7 @@
 //! sets swap by themselves inside a [`clusters::Cluster`]. Start at [`Snapshot`].
 
 pub mod clusters;
+pub mod dump;
 pub mod endpoints;
 pub mod kernel_view;
 pub mod listeners;

@@ -111,10 +111,31 @@ impl RecordGuard {
 
 impl Drop for RecordGuard {
     fn drop(&mut self) {
-        if let Some(record) = self.0.take()
-            && let Err(error) = record.remove()
-        {
+        let Some(record) = self.0.take() else {
+            return;
+        };
+        if let Some(keep) = std::env::var_os("MIZZEN_KEEP_LOGS") {
+            keep_logs(&record, Path::new(&keep));
+        }
+        if let Err(error) = record.remove() {
             eprintln!("the lab {} is not all gone: {error:#}", record.name);
+        }
+    }
+}
+
+/// Copies a lab's logs and configuration to `MIZZEN_KEEP_LOGS`, for looking at afterwards.
+fn keep_logs(record: &Record, keep: &Path) {
+    for part in ["logs", "config"] {
+        let target = keep.join(&record.name).join(part);
+        let copied = fs::create_dir_all(&target).and_then(|()| {
+            for entry in fs::read_dir(record.dir.join(part))? {
+                let entry = entry?;
+                fs::copy(entry.path(), target.join(entry.file_name()))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = copied {
+            eprintln!("the {part} of lab {} are not kept: {error}", record.name);
         }
     }
 }

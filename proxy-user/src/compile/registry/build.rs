@@ -55,15 +55,18 @@ impl Registry {
         builder.finish()
     }
 
-    fn index(mut services: Vec<Service>, aliases: Vec<Arc<Alias>>) -> Self {
+    fn index(mut services: Vec<Service>, aliases: Vec<Arc<Alias>>, domain: &str) -> Self {
         services.sort_by(|a, b| {
             (a.created, &a.name, &a.namespace).cmp(&(b.created, &b.name, &b.namespace))
         });
         let mut by_host: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+        let mut by_namespace: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
         for (index, service) in services.iter_mut().enumerate() {
             service.index = index;
             let host = Arc::clone(&service.host);
             by_host.entry(host).or_default().push(index);
+            let namespace = Arc::clone(&service.namespace);
+            by_namespace.entry(namespace).or_default().push(index);
         }
         let by_name: HashMap<_, _> = aliases
             .iter()
@@ -79,9 +82,24 @@ impl Registry {
                 }
             }
         }
+        let namespace_dependent = services.iter().filter(|service| {
+            let definitions = by_host.get(&service.host).map(Vec::as_slice);
+            match definitions.unwrap_or_default() {
+                [_] => !service.export_to.is_public(),
+                [first, ..] => *first == service.index,
+                [] => false,
+            }
+        });
+        let aliased = services
+            .iter()
+            .filter(|service| !service.aliases.is_empty());
         Self {
+            namespace_dependent: namespace_dependent.map(|s| Arc::clone(&s.host)).collect(),
+            aliased: aliased.map(|service| service.index).collect(),
             services: services.into_iter().map(Arc::new).collect(),
             by_host,
+            by_namespace,
+            domain: domain.to_owned(),
             aliases: by_name,
             pods: HashMap::new(),
             workloads: HashMap::new(),
@@ -179,7 +197,7 @@ impl<'a> Builder<'a> {
                     Finding::new(Severity::Warning, "duplicate-host", message)
                         .with_object(loser.provenance.object.clone())
                         .with_origin(loser.provenance.origin.clone())
-                        .with_field(&*loser.provenance.field),
+                        .with_field(loser.provenance.field.trim_start_matches("spec.")),
                 );
             }
         }
@@ -188,7 +206,7 @@ impl<'a> Builder<'a> {
 
     fn finish(mut self) -> Registry {
         self.report_duplicates();
-        let mut registry = Registry::index(self.services, self.aliases);
+        let mut registry = Registry::index(self.services, self.aliases, &self.settings.mesh.domain);
         // In name order, so that two pods that claim one address give one answer.
         let pods = self
             .objects

@@ -66,12 +66,10 @@ impl<'a> Builder<'a> {
         }
         self.aliases.push(Arc::new(Alias {
             host: self.service_host(object),
-            name: Arc::from(object.meta.name.as_str()),
             namespace: self.texts.get(&object.meta.namespace),
             target: Arc::from(target.to_ascii_lowercase()),
             ports: object.spec.ports.iter().map(|port| port.port).collect(),
             export_to: self.service_export_to(object),
-            provenance: provenance(object.as_ref(), ""),
         }));
     }
 
@@ -119,7 +117,6 @@ impl<'a> Builder<'a> {
             is_external: false,
             has_client_ip_affinity: object.spec.session_affinity == "ClientIP",
             aliases: Vec::new(),
-            labels: object.meta.labels.clone(),
             endpoints,
             provenance: provenance(object.as_ref(), ""),
         };

@@ -37,6 +37,14 @@ pub(crate) struct Registry {
     pub(crate) services: Vec<Arc<Service>>,
     /// Definitions of one host, in creation order, as indices of `services`.
     by_host: HashMap<Arc<str>, Vec<usize>>,
+    /// Services of each namespace, as indices of `services`.
+    by_namespace: HashMap<Arc<str>, Vec<usize>>,
+    /// Services that some ExternalName service stands for.
+    aliased: Vec<usize>,
+    /// Hosts with several definitions, or with one that is not public.
+    namespace_dependent: Vec<Arc<str>>,
+    /// Domain of Kubernetes services.
+    domain: String,
     /// ExternalName services by their own host.
     pub(crate) aliases: HashMap<Arc<str>, Arc<Alias>>,
     /// Identity of every pod.
@@ -74,8 +82,6 @@ pub(crate) struct Service {
     pub(crate) has_client_ip_affinity: bool,
     /// ExternalName services that stand for it, directly or by a chain.
     pub(crate) aliases: Vec<Arc<Alias>>,
-    /// Labels of the object.
-    pub(crate) labels: Labels,
     /// Endpoints of each port, by index of `ports`, in address order; terminating ones are not listed.
     pub(crate) endpoints: Vec<Vec<Endpoint>>,
     /// The object.
@@ -131,8 +137,6 @@ pub(crate) struct ServicePort {
 pub(crate) struct Alias {
     /// Its own host, `name.namespace.svc.domain`.
     pub(crate) host: Arc<str>,
-    /// Its name.
-    pub(crate) name: Arc<str>,
     /// Its namespace.
     pub(crate) namespace: Arc<str>,
     /// What it stands for, lower case: a service's host, another alias or a foreign name.
@@ -142,8 +146,6 @@ pub(crate) struct Alias {
     pub(crate) ports: Vec<u16>,
     /// Who sees it.
     pub(crate) export_to: ExportTo,
-    /// The object.
-    pub(crate) provenance: Provenance,
 }
 
 impl Service {
@@ -167,22 +169,16 @@ impl Service {
             .filter(|net| net.prefix_len() == net.max_prefix_len())
             .map(IpNet::addr)
     }
-
-    /// The host begins with `*`.
-    pub(crate) fn is_wildcard(&self) -> bool {
-        self.host.starts_with('*')
-    }
 }
 
 impl Registry {
     /// Definitions of `host`, oldest first, visible or not.
     pub(crate) fn candidates(&self, host: &str) -> impl Iterator<Item = &Arc<Service>> {
-        let indices = self
+        self.at(self
             .by_host
             .get(host)
             .map(Vec::as_slice)
-            .unwrap_or_default();
-        indices.iter().filter_map(|&index| self.services.get(index))
+            .unwrap_or_default())
     }
 
     /// The one definition of `host` that `client` sees, imports of its Sidecar
@@ -218,16 +214,33 @@ impl Registry {
     /// more than one definition or with one that is not public. For all others
     /// a client without a Sidecar sees what [`ClientView::shared`] sees.
     pub(crate) fn namespace_dependent_hosts(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.services
-            .iter()
-            .filter(|service| {
-                let mut candidates = self.candidates(&service.host);
-                let is_first = candidates
-                    .next()
-                    .is_some_and(|first| Arc::ptr_eq(first, service));
-                is_first && (candidates.next().is_some() || !service.export_to.is_public())
-            })
-            .map(|service| &service.host)
+        self.namespace_dependent.iter()
+    }
+
+    /// Services of `namespace`, in creation order.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<Service>> {
+        self.at(self
+            .by_namespace
+            .get(namespace)
+            .map(Vec::as_slice)
+            .unwrap_or_default())
+    }
+
+    /// Services that some ExternalName service stands for, in creation order.
+    pub(crate) fn aliased(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.at(&self.aliased)
+    }
+
+    /// The service that was probably meant by a name such as `reviews.prod`, which is
+    /// not expanded: `reviews` of namespace `prod`.
+    pub(crate) fn meant_by(&self, name: &str) -> Option<&Arc<Service>> {
+        let name = name.strip_suffix(".svc").unwrap_or(name);
+        let full = format!("{name}.svc.{}", self.domain);
+        self.candidates(&full).next()
+    }
+
+    fn at<'a>(&'a self, indices: &'a [usize]) -> impl Iterator<Item = &'a Arc<Service>> {
+        indices.iter().filter_map(|&index| self.services.get(index))
     }
 
     fn choose<'a, I>(&self, client: &ClientView, candidates: I) -> Option<&'a Arc<Service>>

@@ -244,7 +244,7 @@ impl<'a> Builder<'a> {
                 .hosts
                 .iter()
                 .position(|h| h.eq_ignore_ascii_case(host));
-            let field = format!("hosts[{}]", at.unwrap_or_default());
+            let field = format!("spec.hosts[{}]", at.unwrap_or_default());
             self.services.push(Service {
                 index: 0,
                 host: Arc::from(host),
@@ -259,7 +259,6 @@ impl<'a> Builder<'a> {
                 is_external: lead.object.spec.location == Location::MeshExternal,
                 has_client_ip_affinity: false,
                 aliases: Vec::new(),
-                labels: lead.object.meta.labels.clone(),
                 endpoints,
                 provenance: provenance(lead.object.as_ref(), &field),
             });

@@ -203,8 +203,14 @@ fn a026_an_external_name_is_an_alias_of_what_it_leads_to() {
     let (registry, _) = build(&set);
     assert_eq!(registry.services.len(), 1);
     let service = registry.services.first().expect("one service");
-    let names: Vec<&str> = service.aliases.iter().map(|alias| &*alias.name).collect();
-    assert_eq!(names, ["direct", "two-steps"]);
+    let names: Vec<&str> = service.aliases.iter().map(|alias| &*alias.host).collect();
+    assert_eq!(
+        names,
+        [
+            "direct.ns1.svc.cluster.local",
+            "two-steps.ns1.svc.cluster.local"
+        ]
+    );
 }
 
 fn entry(extra: &Value) -> Value {

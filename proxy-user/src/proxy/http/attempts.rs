@@ -21,6 +21,7 @@ use crate::proxy::policy::timeout::{self, Timeouts};
 use crate::proxy::upstream::{
     Kind, Lease, PickContext, RequestBody, RetryPermit, TrafficError, UpstreamBody, WireProtocol,
 };
+use crate::snapshot::policy::RetryOn;
 use crate::telemetry::ResponseFlags;
 
 /// Why there is no response.
@@ -45,6 +46,8 @@ pub(crate) struct Attempts<'a> {
     deadline: Option<Deadline>,
     tried: Vec<SocketAddr>,
     retries: u32,
+    /// The head went out with the last attempt and cannot be sent again.
+    is_head_gone: bool,
     /// Held while a retry is under way.
     permit: Option<RetryPermit>,
 }
@@ -87,6 +90,7 @@ impl<'a> Attempts<'a> {
             deadline,
             tried: Vec::new(),
             retries: 0,
+            is_head_gone: false,
             permit: None,
         }
     }
@@ -144,7 +148,7 @@ impl<'a> Attempts<'a> {
             .stream
             .as_ref()
             .is_none_or(|stream| stream.is_replayable());
-        if !retry::is_retriable(policy, outcome) || !is_replayable {
+        if !retry::is_retriable(policy, outcome) || !is_replayable || self.is_head_gone {
             return Next::Done;
         }
         if self.retries >= policy.attempts {
@@ -239,10 +243,21 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn request(&self, call: &mut Call<'_>, protocol: WireProtocol) -> Request<RequestBody> {
-        // Headers are needed again for another attempt and for response operations.
-        let is_last_use = self.plan.retry.is_none() && self.plan.ops.is_empty();
-        let mut headers = if is_last_use {
+    /// Headers are needed again for another attempt and for response operations. Istio's
+    /// default policy repeats nothing that HTTP/1.1 has sent, except by gRPC status.
+    fn is_last_use(&self, call: &Call<'_>, protocol: WireProtocol) -> bool {
+        let may_repeat = self.plan.retry.is_some_and(|policy| {
+            protocol == WireProtocol::Http2
+                || call.exchange.is_grpc()
+                || policy.on != RetryOn::DEFAULT
+                || !policy.status_codes.is_empty()
+        });
+        !may_repeat && self.plan.ops.is_empty()
+    }
+
+    fn request(&mut self, call: &mut Call<'_>, protocol: WireProtocol) -> Request<RequestBody> {
+        self.is_head_gone = self.is_last_use(call, protocol);
+        let mut headers = if self.is_head_gone {
             std::mem::take(&mut call.headers)
         } else {
             call.headers.clone()

@@ -130,6 +130,28 @@ impl Exchange {
         })
     }
 
+    /// Records bytes that hyper could not read as a request and answered itself.
+    pub(crate) fn malformed(
+        pod: &PodContext,
+        remote: SocketAddr,
+        dialled: OriginalDst,
+        error: &hyper::Error,
+    ) {
+        let (head, ()) = http::Request::new(()).into_parts();
+        let mut this = Self::open(pod, remote, dialled, None, &head);
+        let (code, details) = if error.is_parse_too_large() {
+            (431, "http1.headers_too_large")
+        } else {
+            (400, "http1.codec_error")
+        };
+        this.record.method = Box::default();
+        this.record.path = Box::default();
+        this.record.response_code = code;
+        this.record.details = Cow::Borrowed(details);
+        this.add_flags(ResponseFlags::DPE);
+        this.close();
+    }
+
     /// A gRPC request by its content type.
     pub(crate) fn is_grpc(&self) -> bool {
         self.record.protocol == RequestProtocol::Grpc

@@ -16,7 +16,7 @@ use super::hash_key::{HashFacts, hash_key};
 use super::headers::{self, GRPC_TIMEOUT, ORIGINAL_HOST, ORIGINAL_PATH};
 use super::local_reply::LocalReply;
 use super::reply;
-use super::request_body::RequestStream;
+use super::request_body::{BodyFault, RequestStream};
 use super::response_body::ResponseBody;
 use super::upgrade::Tunnel;
 use crate::proxy::policy::cors;
@@ -156,6 +156,15 @@ pub(crate) async fn forward(mut call: Call<'_>, plan: Plan<'_>) -> Response<Resp
             let body = ResponseBody::upstream(body, exchange, deadline, keeps_trailers);
             respond(status, headers, body)
         }
+        Err(_) if stream.is_some_and(|stream| stream.fault() == Some(BodyFault::Gone)) => {
+            // Dropping the record says that the client went away.
+            drop(call);
+            respond(
+                StatusCode::BAD_REQUEST,
+                http::HeaderMap::new(),
+                ResponseBody::detached(),
+            )
+        }
         Err(failure) => {
             let reply = failure_reply(&mut call, failure);
             reply::answer(call, reply, plan.ops)
@@ -245,7 +254,7 @@ fn switch_protocols(
         hold,
         exchange,
     });
-    respond(status, headers, ResponseBody::upgraded())
+    respond(status, headers, ResponseBody::detached())
 }
 
 fn failure_reply(call: &mut Call<'_>, failure: Failure) -> LocalReply {

@@ -13,6 +13,7 @@ mod forward;
 mod hash_key;
 pub(crate) mod headers;
 pub(crate) mod local_reply;
+mod mirror_body;
 mod normalize;
 mod reply;
 mod request_body;
@@ -25,6 +26,9 @@ mod strict;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_policy;
 mod upgrade;
 
+pub(crate) use normalize::{PathRefusal, normalize};
 pub(crate) use serve::serve;

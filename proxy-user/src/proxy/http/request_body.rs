@@ -5,11 +5,12 @@
 //! [`Reader`] of its own, and only the newest reader may take bytes from the client.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -18,11 +19,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::client_io::ClientState;
+use super::mirror_body::{MirrorQueue, MirrorReader};
 use crate::proxy::policy::retry::BODY_MAX_BYTES;
 use crate::proxy::upstream::BodyError;
-
-/// A mirror that lags this far behind the main request loses its copy.
-const MIRROR_LAG_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why a reader gives up.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +32,6 @@ pub(crate) enum StreamError {
     /// A newer attempt has taken over.
     #[error("another attempt has taken over the request body")]
     Superseded,
-    /// The mirror was too slow.
-    #[error("the mirror is more than {MIRROR_LAG_MAX_BYTES} bytes behind")]
-    MirrorLag,
 }
 
 /// The body of one request, whoever reads it.
@@ -45,7 +41,17 @@ pub(crate) struct RequestStream {
     received: Cell<u64>,
     ended_at: Cell<Option<Instant>>,
     end: Notify,
+    fault: Cell<Option<BodyFault>>,
     client: Option<Arc<ClientState>>,
+}
+
+/// How a client's body failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyFault {
+    /// Its bytes are no HTTP.
+    Malformed,
+    /// The client went away.
+    Gone,
 }
 
 #[derive(Debug)]
@@ -105,6 +111,7 @@ impl RequestStream {
             received: Cell::new(0),
             ended_at: Cell::new(None),
             end: Notify::new(),
+            fault: Cell::new(None),
             client,
         })
     }
@@ -135,6 +142,11 @@ impl RequestStream {
         self.state.borrow().keeping == Keeping::All
     }
 
+    /// How the client's side failed, if it did.
+    pub(crate) fn fault(&self) -> Option<BodyFault> {
+        self.fault.get()
+    }
+
     /// The length of the whole body, if the client told it.
     pub(crate) fn length_hint(&self) -> Option<u64> {
         self.state.borrow().length
@@ -157,10 +169,7 @@ impl RequestStream {
         let queue = Rc::new(MirrorQueue::default());
         let mut state = self.state.borrow_mut();
         state.mirrors.push(Rc::clone(&queue));
-        MirrorReader {
-            queue,
-            size_hint: state.incoming.size_hint(),
-        }
+        MirrorReader::new(queue, state.length)
     }
 
     /// No attempt will follow: what was read can go.
@@ -211,6 +220,7 @@ impl RequestStream {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
+                self.fault.set(Some(fault_of(&error)));
                 for mirror in &state.mirrors {
                     mirror.fail();
                 }
@@ -259,6 +269,23 @@ impl RequestStream {
             && state.position == state.kept.len()
             && (has_sent_trailers || state.trailers.is_none())
     }
+}
+
+/// hyper's decoders report bytes that they cannot read as invalid data or input.
+fn fault_of(error: &hyper::Error) -> BodyFault {
+    let mut next: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(source) = next {
+        if let Some(error) = source.downcast_ref::<io::Error>()
+            && matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+            )
+        {
+            return BodyFault::Malformed;
+        }
+        next = source.source();
+    }
+    BodyFault::Gone
 }
 
 impl State {
@@ -326,99 +353,5 @@ impl Body for Reader {
             Some(length) => SizeHint::with_exact(length),
             None => SizeHint::default(),
         }
-    }
-}
-
-/// Chunks on their way to one mirror.
-#[derive(Debug, Default)]
-struct MirrorQueue {
-    inner: RefCell<MirrorChunks>,
-}
-
-#[derive(Debug, Default)]
-struct MirrorChunks {
-    chunks: VecDeque<Bytes>,
-    bytes: usize,
-    trailers: Option<http::HeaderMap>,
-    has_ended: bool,
-    has_failed: bool,
-    waker: Option<Waker>,
-}
-
-impl MirrorQueue {
-    fn update(&self, change: impl FnOnce(&mut MirrorChunks)) {
-        let mut inner = self.inner.borrow_mut();
-        change(&mut inner);
-        if let Some(waker) = inner.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn push(self: &Rc<Self>, chunk: &Bytes) {
-        if Rc::strong_count(self) == 1 {
-            return; // the mirror is gone
-        }
-        self.update(|inner| {
-            inner.bytes += chunk.len();
-            if inner.bytes > MIRROR_LAG_MAX_BYTES {
-                inner.has_failed = true;
-                inner.chunks.clear();
-            } else if !inner.has_failed {
-                inner.chunks.push_back(chunk.clone());
-            }
-        });
-    }
-
-    fn finish(&self, trailers: Option<http::HeaderMap>) {
-        self.update(|inner| {
-            inner.has_ended = true;
-            inner.trailers = trailers;
-        });
-    }
-
-    fn fail(&self) {
-        self.update(|inner| inner.has_failed = true);
-    }
-}
-
-/// The body as a mirror sends it.
-#[derive(Debug)]
-pub(crate) struct MirrorReader {
-    queue: Rc<MirrorQueue>,
-    size_hint: SizeHint,
-}
-
-impl Drop for MirrorReader {
-    fn drop(&mut self) {
-        self.queue.inner.borrow_mut().chunks.clear();
-    }
-}
-
-impl Body for MirrorReader {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut inner = self.queue.inner.borrow_mut();
-        if inner.has_failed {
-            return Poll::Ready(Some(Err(StreamError::MirrorLag.into())));
-        }
-        if let Some(chunk) = inner.chunks.pop_front() {
-            inner.bytes -= chunk.len();
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
-        }
-        if inner.has_ended {
-            let trailers = inner.trailers.take();
-            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-        }
-        inner.waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.size_hint.clone()
     }
 }

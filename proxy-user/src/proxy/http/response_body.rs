@@ -72,8 +72,9 @@ impl ResponseBody {
         Self::new(Source::Upstream(body), exchange, deadline, keeps_trailers)
     }
 
-    /// The head of a `101`: what follows is no body, and its record stays open.
-    pub(crate) fn upgraded() -> Self {
+    /// No body and no record: a `101`, whose tunnel keeps the record, or an answer that
+    /// no client waits for.
+    pub(crate) fn detached() -> Self {
         Self {
             source: Source::Empty,
             exchange: None,

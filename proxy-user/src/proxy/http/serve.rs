@@ -78,6 +78,10 @@ pub(crate) async fn serve(stream: PrefixedStream, facts: ConnectionFacts, pod: R
     };
     if let Err(error) = served {
         debug!(%error, client = %connection.remote, "an HTTP connection ended early");
+        if error.is_parse() && !is_http2 {
+            let dialled = connection.facts.original_dst;
+            Exchange::malformed(&connection.pod, connection.remote, dialled, &error);
+        }
     }
     let tunnel = connection.tunnel.take();
     if let Some(tunnel) = tunnel {
@@ -250,12 +254,11 @@ fn target(uri: &http::Uri) -> Result<PathAndQuery, Refusal> {
     let Some(received) = uri.path_and_query() else {
         return Ok(PathAndQuery::from_static("/"));
     };
-    match normalize::normalize(received.as_str())? {
-        std::borrow::Cow::Borrowed(same) if same.len() == received.as_str().len() => {
-            Ok(received.clone())
-        }
-        changed => PathAndQuery::try_from(&*changed).map_err(|_| Refusal::Codec),
+    let normalized = normalize::normalize(received.as_str())?;
+    if *normalized == *received.as_str() {
+        return Ok(received.clone());
     }
+    PathAndQuery::try_from(&*normalized).map_err(|_| Refusal::Codec)
 }
 
 fn scheme(headers: &HeaderMap) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -25,7 +27,9 @@ use crate::settings::OnProxyDown;
 use crate::snapshot::clusters::{ClusterRef, Discovery, UpstreamProtocol};
 use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
 use crate::snapshot::listeners::{DegradedForm, PathPlan, Protocol, TrafficPath};
-use crate::snapshot::policy::{ClusterPolicy, HeaderOps, RetryPolicy};
+use crate::snapshot::policy::{
+    ClusterPolicy, HeaderOps, HeaderTemplate, RetryOn, RetryPolicy, TemplatePart,
+};
 use crate::snapshot::routes::{ForwardAction, RouteAction, UnknownHost, WeightedDestination};
 use crate::snapshot::{
     Capture, Cluster, Destination, Endpoint, HttpRoute, PodView, Publisher, RouteTable, ScopeView,
@@ -71,6 +75,7 @@ impl Recorder for Records {
 pub(super) struct Mesh {
     address: SocketAddr,
     records: Arc<Records>,
+    draining: tokio::sync::watch::Sender<bool>,
 }
 
 impl Mesh {
@@ -132,6 +137,7 @@ impl Mesh {
         };
         let (_, reader) = Publisher::new(snapshot);
         let records = Arc::new(Records::default());
+        let (drain, draining) = tokio::sync::watch::channel(false);
         let pod = Rc::new(PodContext {
             uid,
             cookie: NetnsCookie(1),
@@ -139,7 +145,7 @@ impl Mesh {
             upstreams: Upstreams::new(Arc::new(PlainSockets)),
             recorder: ArcRecorder(Arc::clone(&records) as Arc<dyn Recorder>),
             labels: Arc::new(WorkloadLabels::unknown()),
-            draining: tokio::sync::watch::channel(false).1,
+            draining,
             stats: Rc::new(PodStats::default()),
             server_first: RefCell::default(),
             listen_addrs: Vec::new(),
@@ -147,7 +153,11 @@ impl Mesh {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::task::spawn_local(accept(listener, pod, destination, OriginalDst(dialled)));
-        Self { address, records }
+        Self {
+            address,
+            records,
+            draining: drain,
+        }
     }
 
     /// Sends one request over HTTP/1.1 on a connection of its own.
@@ -162,13 +172,24 @@ impl Mesh {
 
     /// Sends one request over HTTP/2.
     pub(super) async fn send_http2(&self, request: Request<Full<Bytes>>) -> Answer {
+        self.try_send_http2(request).await.expect("an answer")
+    }
+
+    /// The same, `None` if the stream is reset.
+    pub(super) async fn try_send_http2(&self, request: Request<Full<Bytes>>) -> Option<Answer> {
         let stream = TcpStream::connect(self.address).await.expect("connected");
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(LocalExecutor, TokioIo::new(stream))
                 .await
                 .expect("a connection");
         tokio::task::spawn_local(connection);
-        Answer::of(sender.send_request(request).await.expect("an answer")).await
+        let response = sender.send_request(request).await.ok()?;
+        Some(Answer::of(response).await)
+    }
+
+    /// Connections shall end.
+    pub(super) fn drain(&self) {
+        self.draining.send_replace(true);
     }
 
     /// A connection that speaks whatever the test writes.
@@ -311,7 +332,11 @@ impl Seen {
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = Response<Full<Bytes>>>>>;
+/// A body of any shape.
+pub(super) type AnyBody = BoxBody<Bytes, Infallible>;
+
+/// An answer under way.
+pub(super) type Answering = Pin<Box<dyn Future<Output = Response<AnyBody>>>>;
 
 /// A server that keeps what it saw.
 pub(super) struct Upstream {
@@ -383,7 +408,7 @@ pub(super) fn ready(code: u16, text: &'static str) -> Answering {
     Box::pin(std::future::ready(
         Response::builder()
             .status(code)
-            .body(Full::new(Bytes::from_static(text.as_bytes())))
+            .body(Full::new(Bytes::from_static(text.as_bytes())).boxed())
             .expect("a response"),
     ))
 }
@@ -473,4 +498,41 @@ pub(super) fn forward_ref(cluster: ClusterRef) -> HttpRoute {
 /// Runs a test with a task set of its own.
 pub(super) async fn local<T>(test: impl Future<Output = T>) -> T {
     tokio::task::LocalSet::new().run_until(test).await
+}
+
+/// Milliseconds.
+pub(super) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// This many retries under these conditions, with short waits.
+pub(super) fn retrying(on: RetryOn, attempts: u32) -> Option<Arc<RetryPolicy>> {
+    Some(Arc::new(RetryPolicy {
+        on,
+        attempts,
+        backoff_base: ms(1),
+        backoff_cap: ms(10),
+        ..RetryPolicy::default()
+    }))
+}
+
+/// The action of a forwarding route.
+pub(super) fn action(route: &mut HttpRoute) -> &mut ForwardAction {
+    match &mut route.action {
+        RouteAction::Forward(action) => action,
+        RouteAction::Redirect(_)
+        | RouteAction::DirectResponse { .. }
+        | RouteAction::NotHonoured(_) => panic!("a forwarding route"),
+    }
+}
+
+/// Sets one header.
+pub(super) fn set(name: &'static str, value: &str) -> HeaderOps {
+    HeaderOps {
+        set: vec![(
+            HeaderName::from_static(name),
+            HeaderTemplate(vec![TemplatePart::Literal(value.into())]),
+        )],
+        ..HeaderOps::default()
+    }
 }

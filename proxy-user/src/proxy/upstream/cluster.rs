@@ -42,6 +42,7 @@ impl ClusterState {
         let hosts: Vec<Rc<Host>> = set
             .endpoints
             .iter()
+            .filter(|endpoint| sockets.has_family_of(endpoint.address))
             .cloned()
             .map(Host::new)
             .map(Rc::new)
@@ -111,6 +112,7 @@ impl ClusterState {
         let hosts = set
             .endpoints
             .iter()
+            .filter(|endpoint| self.shared.sockets.has_family_of(endpoint.address))
             .map(|endpoint| match old.remove(&endpoint.address) {
                 Some(host) if host.endpoint == *endpoint => host,
                 Some(host) => Rc::new(host.renewed(endpoint.clone())),
