@@ -1,5 +1,7 @@
 //! `cargo xtask demo|bench|prove`: programs of the `tests` package, run on a fresh build.
 
+use std::{os::unix::process::CommandExt, process::Command};
+
 use anyhow::{Context, Result};
 
 use crate::{build, packages, process, workspace};
@@ -12,10 +14,12 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> Result<()> {
     cargo.args(["build", "--release", "--package", "mizzen-tests", "--bins"]);
     process::run(&mut cargo).with_context(|| format!("cannot build the {name}"))?;
     let program = workspace::target_dir().join("release").join(name);
-    let mut command = std::process::Command::new(program);
+    let mut command = Command::new(&program);
     command
         .current_dir(workspace::root())
         .args(arguments)
         .env("MIZZEN_BIN", mizzen);
-    process::run(&mut command)
+    // In place of this process, so that Ctrl-C reaches one program, which cleans up.
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

@@ -14,10 +14,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     packages::ensure(packages::LAB, "run the tests")?;
     let mizzen = build::run()?;
     let mut cargo = process::cargo();
-    cargo.args(["build", "--release", "--package", "mizzen-tests", "--bins"]);
-    process::run(&mut cargo).context("cannot build the programs that the tests run")?;
-
-    let mut cargo = process::cargo();
     cargo
         .args([
             "test",

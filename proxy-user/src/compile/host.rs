@@ -55,17 +55,6 @@ pub(crate) fn by_specificity(a: &str, b: &str) -> Ordering {
         .then_with(|| a.cmp(b))
 }
 
-/// Of `names`, the most specific that covers `name` whole.
-pub(crate) fn most_specific<'a>(
-    name: &str,
-    names: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    names
-        .into_iter()
-        .filter(|candidate| is_subset_of(name, candidate))
-        .min_by(|a, b| by_specificity(a, b))
-}
-
 /// The wildcards that may cover `name`, longest first: of `a.b.c` these are `*.b.c`, `*.c`
 /// and `*`. Only forms with a dot after the star are given, then the bare star.
 pub(crate) fn covering_wildcards(name: &str) -> impl Iterator<Item = String> + '_ {
@@ -119,23 +108,11 @@ mod tests {
     }
 
     #[test]
-    fn a010_the_most_specific_name_wins() {
-        for (name, names, expected) in [
-            (
-                "x.a.com",
-                vec!["*.com", "*.a.com", "x.a.com"],
-                Some("x.a.com"),
-            ),
-            (
-                "y.a.com",
-                vec!["*.com", "*.a.com", "x.a.com"],
-                Some("*.a.com"),
-            ),
-            ("a.com", vec!["*.a.com", "*"], Some("*")),
-            ("a.com", vec!["*.a.com"], None),
-        ] {
-            assert_eq!(most_specific(name, names), expected, "{name}");
-        }
+    fn a010_exact_names_come_first_then_longer_ones() {
+        let mut names = vec!["*", "*.com", "x.a.com", "*.a.com", "b.com", "a.com"];
+        names.sort_by(|a, b| by_specificity(a, b));
+        let expected = ["x.a.com", "a.com", "b.com", "*.a.com", "*.com", "*"];
+        assert_eq!(names, expected);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(crate) struct Listeners {
     pub(crate) kernel: KernelView,
 }
 
+/// Domains of each port with their virtual hosts; `None` hides the base's.
+type DomainsByPort<'d> = BTreeMap<u16, Vec<(&'d str, Option<Arc<VirtualHost>>)>>;
+
 /// Everything that was compiled for one client alone.
 struct View {
     facets: Facets,
@@ -114,7 +117,7 @@ impl Builder<'_, '_> {
         let facets = self
             .collector
             .collect(client, registry.visible(client), rules.iter());
-        let mut domains: BTreeMap<u16, Vec<(&str, Option<Arc<VirtualHost>>)>> = BTreeMap::new();
+        let mut domains: DomainsByPort<'_> = BTreeMap::new();
         for ((port, domain), host) in facets.domains.winners() {
             let of_port = domains.entry(*port).or_default();
             of_port.push((domain, Some(Arc::clone(host))));
@@ -419,7 +422,7 @@ fn overlay_tables(
     HashMap<u16, Arc<RouteTable>>,
     BTreeMap<u16, Arc<RouteTable>>,
 ) {
-    let mut domains: BTreeMap<u16, Vec<(&str, Option<Arc<VirtualHost>>)>> = BTreeMap::new();
+    let mut domains: DomainsByPort<'_> = BTreeMap::new();
     for ((port, domain), change) in base.facets.domains.overlay(&facets.domains, owners) {
         let is_same = match (change.own, change.base) {
             (Some(own), Some(base)) => Arc::ptr_eq(own, base),

@@ -144,20 +144,6 @@ fn problem(plan: &Plan, write: &Write, error: &MapError) -> SyncProblem {
     }
 }
 
-/// Every index of `LIVE_COUNTS` that an endpoint names.
-pub(super) fn live_ids(maps: &Maps) -> Result<std::collections::BTreeSet<u32>, KernelError> {
-    let tables = read_tables(maps)?;
-    let slots = tables
-        .endpoints
-        .values()
-        .flatten()
-        .flatten()
-        .map(|slot| slot.live_id);
-    Ok(slots
-        .filter(|id| *id != proxy_common::cluster::LIVE_NONE)
-        .collect())
-}
-
 /// What the maps hold now.
 pub(super) fn read_tables(maps: &Maps) -> Result<Tables, KernelError> {
     let failed = |name: &'static str| move |error: MapError| KernelError::map("read", name, error);

@@ -7,13 +7,16 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use proxy_common::{LAYOUT_VERSION, map::PROGRAMS};
 
-use super::KernelError;
+use super::{KernelError, sys};
 
 const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -87,7 +90,12 @@ pub fn cleanup(pins: &Path) -> Result<usize, KernelError> {
     }
     let mut count = 0;
     for name in PROGRAMS.iter().rev() {
-        count += usize::from(remove_file(&dirs.links.join(name))?);
+        let path = dirs.links.join(name);
+        // A link of a cgroup that is gone is detached already; the pin goes in any case.
+        if let Ok(link) = sys::open_pin(&path_string(&path)?) {
+            let _ = sys::link_detach(link.as_fd());
+        }
+        count += usize::from(remove_file(&path)?);
     }
     for entry in entries(pins)? {
         count += remove_directory(&entry)?;

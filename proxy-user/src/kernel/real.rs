@@ -294,7 +294,10 @@ impl KernelMaps for Kernel {
     fn live_flows(&self) -> Result<Vec<LiveFlow>, KernelError> {
         let mut state = self.state();
         let flows = read_live_flows(&mut state.loaded)?;
-        repair_live_counts(state.maps(), &flows)?;
+        let State {
+            loaded, planner, ..
+        } = &mut *state;
+        repair_live_counts(&mut loaded.maps, planner, &flows)?;
         Ok(flows)
     }
 
@@ -343,7 +346,11 @@ fn read_live_flows(loaded: &mut Loaded) -> Result<Vec<LiveFlow>, KernelError> {
 
 /// Sets the count of each endpoint to the connections that there are. A connection that opens or
 /// closes meanwhile makes a count wrong by one until the next time.
-fn repair_live_counts(maps: &mut Maps, flows: &[LiveFlow]) -> Result<(), KernelError> {
+fn repair_live_counts(
+    maps: &mut Maps,
+    planner: &Planner,
+    flows: &[LiveFlow],
+) -> Result<(), KernelError> {
     let mut counted: StdHashMap<u32, u64> = StdHashMap::new();
     for flow in flows
         .iter()
@@ -351,8 +358,7 @@ fn repair_live_counts(maps: &mut Maps, flows: &[LiveFlow]) -> Result<(), KernelE
     {
         *counted.entry(flow.state.live_id).or_default() += 1;
     }
-    let slots = maps::live_ids(maps)?;
-    for live_id in slots {
+    for live_id in planner.live_ids() {
         let truth = counted.get(&live_id).copied().unwrap_or(0);
         let held = maps
             .live_counts

@@ -197,6 +197,11 @@ impl Planner {
         id
     }
 
+    /// Every index of `LIVE_COUNTS` that an endpoint has.
+    pub(super) fn live_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.live_ids.values().copied()
+    }
+
     /// The writes that make the maps match `view`.
     ///
     /// `scopes_in_use`: ids that pods name; their entries stay although the view has them no more.

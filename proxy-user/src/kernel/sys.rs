@@ -18,6 +18,8 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_ITER_CREATE: libc::c_long = 33;
 
+const BPF_LINK_DETACH: libc::c_long = 34;
+
 const BPF_TRACE_ITER: u32 = 28;
 
 /// `union bpf_attr`: the kernel reads what a command needs and wants the rest zero.
@@ -107,6 +109,18 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         Attributes::new(&[fd_word(link.as_raw_fd()), fd_word(program.as_raw_fd())]);
     // SAFETY: this command reads no pointer.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(drop)
+}
+
+/// Detaches a link at once (Linux 5.9); closing its last descriptor does it some time later.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: this command reads no pointer.
+    unsafe {
+        bpf(
+            BPF_LINK_DETACH,
+            &mut Attributes::new(&[fd_word(link.as_raw_fd())]),
+        )
+    }
+    .map(drop)
 }
 
 /// Cgroup id of a cgroup link; zero when its cgroup is gone.

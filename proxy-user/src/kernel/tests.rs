@@ -2,6 +2,7 @@
 //! of each rule. Needs root and the object of `cargo xtask build`; skips loudly without.
 
 mod lab;
+mod shapes;
 
 use std::{
     io::{self, Read, Write},
@@ -18,6 +19,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::*;
 use crate::net::{OriginalDst, OriginalDstSource};
 
+/// One rule, tried on the lab.
+type Check = fn(&mut Lab);
+
 /// Everything in one test: the process can be in one cgroup at a time.
 #[test]
 fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
@@ -26,28 +30,54 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
     }
     lab::in_new_namespace(|| {
         let mut lab = Lab::new("rules");
-        misses_pass(&lab);
-        captured_connections_find_their_destination(&lab);
-        mapped_sockets_are_v4(&lab);
-        own_listener_is_refused(&lab);
-        sockets_that_are_never_captured_pass(&lab);
-        chosen_sources_are_kept(&lab);
-        exclusions_pass(&lab);
-        the_kernel_path_follows_weights_and_hides_itself(&lab);
-        nothing_to_connect_to_is_refused(&lab);
-        flows_count_payload_exactly(&lab);
-        live_flows_and_counts_agree(&lab);
-        dead_full_and_silent_proxies_degrade(&lab);
-        abandoned_destinations_are_swept(&lab);
-        pins_outlive_the_daemon_and_are_adopted(&mut lab);
-        stale_maps_pass(&mut lab);
-        cleanup_leaves_nothing(&mut lab);
+        let checks: &[(&str, Check)] = &[
+            ("misses pass", misses_pass),
+            (
+                "destinations are found",
+                captured_connections_find_their_destination,
+            ),
+            ("mapped sockets are v4", mapped_sockets_are_v4),
+            ("the own listener is refused", own_listener_is_refused),
+            ("never captured", sockets_that_are_never_captured_pass),
+            ("chosen sources", chosen_sources_are_kept),
+            ("exclusions", exclusions_pass),
+            (
+                "the kernel path",
+                the_kernel_path_follows_weights_and_hides_itself,
+            ),
+            ("refusals", nothing_to_connect_to_is_refused),
+            ("networks", shapes::networks_and_ports_are_found),
+            ("scopes", shapes::a_scope_sees_its_own),
+            ("way out", shapes::a_family_without_a_route_fails_by_itself),
+            ("host pods", shapes::host_pods_are_found_by_their_cgroup),
+            ("not ready", shapes::strict_refuses_pods_that_are_not_ready),
+            ("v6 and options", shapes::ipv6_keepalive_and_ports),
+            ("layouts", shapes::other_layouts_are_dropped),
+            ("flows", flows_count_payload_exactly),
+            ("live flows", live_flows_and_counts_agree),
+            ("degraded forms", dead_full_and_silent_proxies_degrade),
+            ("sweep", abandoned_destinations_are_swept),
+            ("adoption", pins_outlive_the_daemon_and_are_adopted),
+            ("staleness", stale_maps_pass),
+            ("cleanup", cleanup_leaves_nothing),
+            ("a new cgroup", a_cgroup_that_is_made_anew_is_attached_again),
+        ];
+        // All of them, so that one run shows everything that is wrong.
+        let mut failed = Vec::new();
+        for (name, check) in checks {
+            let outcome =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&mut lab)));
+            if outcome.is_err() {
+                failed.push(*name);
+                lab.drain();
+            }
+        }
         drop(lab);
-        a_cgroup_that_is_made_anew_is_attached_again();
+        assert!(failed.is_empty(), "failed: {failed:?}");
     });
 }
 
-fn misses_pass(lab: &Lab) {
+fn misses_pass(lab: &mut Lab) {
     lab.sync(&lab.view());
     let before = lab.reasons();
     assert_eq!(reply(dial("10.0.0.20:81")), "direct");
@@ -57,15 +87,15 @@ fn misses_pass(lab: &Lab) {
     let before = lab.reasons();
     assert_eq!(reply(dial("10.0.0.20:80")), "direct");
     assert_eq!(counted(lab, &before), [Reason::PodUnknown]);
-    lab.upsert(&lab.pod);
+    lab.register();
 }
 
-fn captured_connections_find_their_destination(lab: &Lab) {
+fn captured_connections_find_their_destination(lab: &mut Lab) {
     for (vip, own, listener) in [
         (VIP4, "10.0.0.9", &lab.listener_v4),
         (VIP6, "fd00::9", &lab.listener_v6),
     ] {
-        let dialled: SocketAddr = format!("{vip}:80").parse().expect("an address");
+        let dialled: SocketAddr = SocketAddr::new(vip.parse().expect("an address"), 80);
         let client = TcpStream::connect(dialled).expect("captured");
         assert_eq!(client.peer_addr().expect("a peer"), dialled);
         let local = client.local_addr().expect("a name");
@@ -111,7 +141,7 @@ fn captured_connections_find_their_destination(lab: &Lab) {
     assert!(lab.original_dsts.take(lab.netns, peer).is_some());
 }
 
-fn mapped_sockets_are_v4(lab: &Lab) {
+fn mapped_sockets_are_v4(lab: &mut Lab) {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
     socket
         .connect(&lab::sock_addr("[::ffff:10.96.0.1]:80"))
@@ -132,7 +162,7 @@ fn mapped_sockets_are_v4(lab: &Lab) {
     assert!(lab.original_dsts.take(lab.netns, peer).is_some());
 }
 
-fn own_listener_is_refused(lab: &Lab) {
+fn own_listener_is_refused(lab: &mut Lab) {
     let port = lab.pod.listener_v4.expect("a port");
     let before = lab.reasons();
     for address in [
@@ -149,7 +179,7 @@ fn own_listener_is_refused(lab: &Lab) {
     TcpStream::connect(own.local_addr().expect("a name")).expect("passes");
 }
 
-fn sockets_that_are_never_captured_pass(lab: &Lab) {
+fn sockets_that_are_never_captured_pass(lab: &mut Lab) {
     let before = lab.reasons();
     let udp = UdpSocket::bind("0.0.0.0:0").expect("a port");
     udp.connect((VIP4, 80)).expect("UDP passes");
@@ -202,7 +232,7 @@ fn sockets_that_are_never_captured_pass(lab: &Lab) {
     }
 }
 
-fn chosen_sources_are_kept(lab: &Lab) {
+fn chosen_sources_are_kept(lab: &mut Lab) {
     let client = dial_from("10.0.0.9:0", "10.96.0.1:80").expect("captured");
     let local = client.local_addr().expect("a name");
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
@@ -217,7 +247,7 @@ fn chosen_sources_are_kept(lab: &Lab) {
     assert_eq!(reply(Ok(second)), "direct");
 }
 
-fn exclusions_pass(lab: &Lab) {
+fn exclusions_pass(lab: &mut Lab) {
     for (exclusions, reason) in [
         (
             Exclusions {
@@ -272,7 +302,7 @@ fn exclusions_pass(lab: &Lab) {
     lab.upsert(&lab.pod);
 }
 
-fn the_kernel_path_follows_weights_and_hides_itself(lab: &Lab) {
+fn the_kernel_path_follows_weights_and_hides_itself(lab: &mut Lab) {
     let mut counts = [0, 0];
     for _ in 0..1000 {
         let client = dial("10.96.0.2:80");
@@ -307,7 +337,7 @@ fn the_kernel_path_follows_weights_and_hides_itself(lab: &Lab) {
     );
 }
 
-fn nothing_to_connect_to_is_refused(lab: &Lab) {
+fn nothing_to_connect_to_is_refused(lab: &mut Lab) {
     for (address, reason) in [
         ("10.96.0.3:80", Reason::NoEndpoint),
         ("10.96.0.4:80", Reason::RefusedByRule),
@@ -329,7 +359,7 @@ fn nothing_to_connect_to_is_refused(lab: &Lab) {
     lab.sync(&lab.view());
 }
 
-fn flows_count_payload_exactly(lab: &Lab) {
+fn flows_count_payload_exactly(lab: &mut Lab) {
     let mut events = lab.kernel.take_flow_events().expect("the first reader");
     assert!(lab.kernel.take_flow_events().is_none());
     while events.next_flow().is_some() {}
@@ -383,7 +413,7 @@ fn flows_count_payload_exactly(lab: &Lab) {
     );
 }
 
-fn live_flows_and_counts_agree(lab: &Lab) {
+fn live_flows_and_counts_agree(lab: &mut Lab) {
     let mut clients: Vec<TcpStream> = (0..3)
         .map(|_| dial("10.96.0.5:7").expect("connected"))
         .collect();
@@ -407,7 +437,7 @@ fn live_flows_and_counts_agree(lab: &Lab) {
     assert_eq!(lab.live_count(live_id), 0);
 }
 
-fn dead_full_and_silent_proxies_degrade(lab: &Lab) {
+fn dead_full_and_silent_proxies_degrade(lab: &mut Lab) {
     // The service 10.0.0.20:80 degrades to pass, 10.96.0.6:80 to v1, 10.96.0.7:80 to deny.
     let check = |name: &str, beside: Reason| {
         for (address, reason) in [
@@ -476,7 +506,7 @@ fn dead_full_and_silent_proxies_degrade(lab: &Lab) {
     assert!(lab.original_dsts.take(lab.netns, peer).is_some());
 }
 
-fn abandoned_destinations_are_swept(lab: &Lab) {
+fn abandoned_destinations_are_swept(lab: &mut Lab) {
     let _client = dial("10.96.0.1:80").expect("captured");
     assert_eq!(
         lab.kernel.sweep_original_dsts().expect("the sweep"),
@@ -486,13 +516,7 @@ fn abandoned_destinations_are_swept(lab: &Lab) {
     // Its listener is not known any more.
     lab.kernel.remove_pod(lab.pod.id).expect("the pod goes");
     assert_eq!(lab.kernel.sweep_original_dsts().expect("the sweep"), 1);
-    lab.upsert(&lab.pod);
-    lab.kernel
-        .set_listener(lab.pod.id, Family::V4, lab.listener_v4.as_fd())
-        .expect("room");
-    lab.kernel
-        .set_listener(lab.pod.id, Family::V6, lab.listener_v6.as_fd())
-        .expect("room");
+    lab.register();
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
     assert_eq!(lab.original_dsts.take(lab.netns, peer), None);
 }
@@ -558,7 +582,7 @@ fn cleanup_leaves_nothing(lab: &mut Lab) {
     assert_eq!(reply(dial("10.0.0.20:80")), "direct");
 }
 
-fn a_cgroup_that_is_made_anew_is_attached_again() {
+fn a_cgroup_that_is_made_anew_is_attached_again(_: &mut Lab) {
     let options = lab::options("anew");
     std::fs::create_dir(&options.cgroup).expect("a cgroup");
     let kernel = Kernel::open(&options).expect("opened");

@@ -212,6 +212,15 @@ fn two_rules_for_one_host_are_reported_on_the_younger() {
 }
 
 #[test]
+fn a_dotted_host_is_reported_where_a_service_was_probably_meant() {
+    for (host, is_reported) in [("a.ns1", true), ("a.ns1.svc", true), ("x.com", false)] {
+        let objects = rules("ns1", "v", &format!("  hosts: [{host}]"), "b");
+        let mesh = Mesh::new(&(common() + &objects));
+        assert_eq!(mesh.codes().contains(&"dotted-host"), is_reported, "{host}");
+    }
+}
+
+#[test]
 fn a043_hosts_without_a_service_are_routed_on_port_80_and_beside_a_service() {
     let foreign = rules("ns1", "v", "  hosts: [ext.example.com]", "b");
     let beside = rules("ns1", "v", "  hosts: [ext.example.com, multi]", "b");

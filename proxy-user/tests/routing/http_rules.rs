@@ -265,7 +265,7 @@ fn destinations_that_lead_nowhere_are_reported_with_their_place() {
         "warning http[0].route[2].destination.subset unknown-subset", // no rule was given at all
         "error http[0].route[3].destination.port unknown-port",
         "error http[0].route[4].destination port-required",
-        "warning http[0].route[5].destination.host dotted-host",
+        "warning http[0].route[5].destination.host unknown-host",
     ];
     assert_eq!(found, expected, "{:#?}", mesh.findings);
 }

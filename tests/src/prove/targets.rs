@@ -89,6 +89,19 @@ fn yaml_seeds() -> anyhow::Result<Vec<Vec<u8>>> {
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("../config"),
         &mut seeds,
     )?;
+    let mut golden = Vec::new();
+    read_tree(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/validation"),
+        &mut golden,
+    )?;
+    // One object each: mutations of a whole file mostly break its first one.
+    for file in golden {
+        let text = String::from_utf8_lossy(&file);
+        seeds.extend(
+            text.split("\n---\n")
+                .map(|object| object.as_bytes().to_vec()),
+        );
+    }
     Ok(seeds)
 }
 

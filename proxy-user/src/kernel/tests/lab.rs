@@ -63,15 +63,12 @@ fn cgroup_root() -> Option<PathBuf> {
 pub(super) fn in_new_namespace(body: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {
         // SAFETY: only this thread moves into a new namespace.
-        assert_eq!(
-            unsafe { libc::unshare(libc::CLONE_NEWNET) },
-            0,
-            "{}",
-            io::Error::last_os_error()
-        );
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
         for line in [
             "link set lo up",
-            "link add wan type dummy",
+            "link add wan type veth peer name far",
+            "link set far up",
             "link set wan up",
             "addr add 10.0.0.9/24 dev wan",
             "addr add fd00::9/64 dev wan nodad",
@@ -83,6 +80,7 @@ pub(super) fn in_new_namespace(body: impl FnOnce() + Send + 'static) {
         for last in [11, 12, 13, 20, 21] {
             ip(&format!("addr add 10.0.0.{last}/32 dev lo"));
         }
+        ip("addr add fd00::11/128 dev lo nodad");
         body();
     });
     if let Err(panic) = thread.join() {
@@ -173,6 +171,8 @@ impl Lab {
         ] {
             serve(address, text);
         }
+        serve("[fd00::11]:9000", "v1");
+        serve("10.0.0.12:80", "direct");
         serve("10.0.0.13:7", "");
         let listener_v4 = listener("127.0.0.1:15001");
         let listener_v6 = listener("[::1]:15001");
@@ -216,14 +216,33 @@ impl Lab {
     /// The pod, its listeners, its worker's heartbeat.
     pub(super) fn register(&self) {
         self.upsert(&self.pod);
-        self.kernel
-            .set_listener(self.pod.id, Family::V4, self.listener_v4.as_fd())
-            .expect("room");
-        self.kernel
-            .set_listener(self.pod.id, Family::V6, self.listener_v6.as_fd())
-            .expect("room");
-        let heartbeat = self.kernel.heartbeat(self.pod.worker).expect("room");
-        self.start_heartbeat(heartbeat);
+        for (family, listener) in [
+            (Family::V4, &self.listener_v4),
+            (Family::V6, &self.listener_v6),
+        ] {
+            self.kernel
+                .set_listener(self.pod.id, family, listener.as_fd())
+                .expect("room");
+        }
+        if !self.is_beating.load(Ordering::Relaxed) {
+            self.start_heartbeat(self.kernel.heartbeat(self.pod.worker).expect("room"));
+        }
+    }
+
+    /// After a failed check: what queued is taken, so that the next one starts clean.
+    pub(super) fn drain(&mut self) {
+        if self.kernel.0.is_none() {
+            self.open();
+        }
+        for listener in [&self.listener_v4, &self.listener_v6] {
+            listener.set_nonblocking(true).expect("a flag");
+            while let Ok((_, peer)) = listener.accept() {
+                let _ = self.original_dsts.take(self.netns, peer);
+            }
+            listener.set_nonblocking(false).expect("a flag");
+        }
+        self.register();
+        self.sync(&self.view());
     }
 
     pub(super) fn upsert(&self, pod: &PodEntry) {
@@ -355,7 +374,7 @@ impl Drop for Lab {
     }
 }
 
-fn cluster(name: &str, address: &str, balancer: KernelBalancer) -> KernelCluster {
+pub(super) fn cluster(name: &str, address: &str, balancer: KernelBalancer) -> KernelCluster {
     let endpoint = Endpoint {
         address: address.parse().expect("an address"),
         weight: 1,

@@ -254,12 +254,11 @@ fn target(uri: &http::Uri) -> Result<PathAndQuery, Refusal> {
     let Some(received) = uri.path_and_query() else {
         return Ok(PathAndQuery::from_static("/"));
     };
-    match normalize::normalize(received.as_str())? {
-        std::borrow::Cow::Borrowed(same) if same.len() == received.as_str().len() => {
-            Ok(received.clone())
-        }
-        changed => PathAndQuery::try_from(&*changed).map_err(|_| Refusal::Codec),
+    let normalized = normalize::normalize(received.as_str())?;
+    if *normalized == *received.as_str() {
+        return Ok(received.clone());
     }
+    PathAndQuery::try_from(&*normalized).map_err(|_| Refusal::Codec)
 }
 
 fn scheme(headers: &HeaderMap) -> &'static str {

@@ -50,7 +50,9 @@ fn push_authority(
     // A port that is the scheme's default counts as not given.
     let wanted = match action.port {
         RedirectPort::Explicit(port) if Some(port) == default_port(scheme) => RedirectPort::Keep,
-        other => other,
+        RedirectPort::Explicit(_) | RedirectPort::ProtocolDefault | RedirectPort::Keep => {
+            action.port
+        }
     };
     match wanted {
         RedirectPort::Explicit(port) => {

@@ -1,0 +1,275 @@
+//! What can be found and how: networks, ports, scopes, pods by cgroup, families, options.
+
+use super::{
+    lab::{Lab, cluster, counted, dial, reply},
+    *,
+};
+use crate::snapshot::{
+    KernelView,
+    kernel_view::{
+        KernelAction, KernelBalancer, KernelKey, KernelOverride, KernelPlan, KernelScope,
+        KernelService, SplitEntry, SplitTarget,
+    },
+    policy::TcpKeepalive,
+};
+
+fn refuse() -> KernelPlan {
+    plan(KernelAction::Refuse)
+}
+
+fn plan(action: KernelAction) -> KernelPlan {
+    KernelPlan {
+        action,
+        degraded: KernelAction::Pass,
+        deny_when_stale: false,
+    }
+}
+
+fn to_cluster(index: usize) -> KernelPlan {
+    let entry = SplitEntry {
+        weight: 1,
+        target: SplitTarget::Cluster(index),
+    };
+    plan(KernelAction::Split([entry].into()))
+}
+
+fn service(key: KernelKey, plan: Option<KernelPlan>) -> KernelService {
+    KernelService {
+        key,
+        name: "shaped".into(),
+        plan,
+        is_routed_by_kubernetes: false,
+    }
+}
+
+fn exact(address: &str, port: u16) -> KernelKey {
+    KernelKey::Exact(address.parse().expect("an address"), port)
+}
+
+fn with(lab: &Lab, services: Vec<KernelService>) -> KernelView {
+    KernelView {
+        services,
+        ..lab.view()
+    }
+}
+
+/// What one connection was counted as.
+fn reason(lab: &Lab, address: &str) -> Vec<Reason> {
+    let before = lab.reasons();
+    let _ = dial(address);
+    counted(lab, &before)
+}
+
+pub(super) fn networks_and_ports_are_found(lab: &mut Lab) {
+    lab.sync(&with(
+        lab,
+        vec![
+            service(
+                KernelKey::Cidr("10.0.0.16/28".parse().expect("a network"), 80),
+                Some(refuse()),
+            ),
+            service(
+                KernelKey::Cidr("10.0.0.21/32".parse().expect("a network"), 80),
+                Some(plan(KernelAction::Pass)),
+            ),
+            service(KernelKey::PortWide(81), Some(refuse())),
+        ],
+    ));
+    assert_eq!(
+        reason(lab, "10.0.0.20:80"),
+        [Reason::RefusedByRule],
+        "in the network"
+    );
+    assert_eq!(
+        reason(lab, "10.0.0.21:80"),
+        [Reason::NoRule],
+        "the longer prefix"
+    );
+    assert_eq!(reason(lab, "10.0.0.12:80"), [Reason::NoService], "outside");
+    assert_eq!(
+        reason(lab, "10.0.0.20:81"),
+        [Reason::RefusedByRule],
+        "any address on the port"
+    );
+    lab.sync(&lab.view());
+}
+
+pub(super) fn a_scope_sees_its_own(lab: &mut Lab) {
+    let mut view = with(
+        lab,
+        vec![
+            service(exact("10.0.0.20", 80), Some(plan(KernelAction::Pass))),
+            service(exact("10.0.0.21", 80), None),
+            service(exact("10.0.0.12", 80), Some(refuse())),
+        ],
+    );
+    view.scopes.push(KernelScope {
+        key: "bank".into(),
+        is_registry_only: false,
+    });
+    view.overrides = vec![
+        KernelOverride {
+            scope: 1,
+            service: 0,
+            plan: Some(refuse()),
+        },
+        KernelOverride {
+            scope: 1,
+            service: 1,
+            plan: Some(refuse()),
+        },
+        KernelOverride {
+            scope: 1,
+            service: 2,
+            plan: None,
+        },
+    ];
+    lab.sync(&view);
+    for (address, shop, bank) in [
+        ("10.0.0.20:80", Reason::NoRule, Reason::RefusedByRule),
+        ("10.0.0.21:80", Reason::NoService, Reason::RefusedByRule),
+        ("10.0.0.12:80", Reason::RefusedByRule, Reason::NoService),
+    ] {
+        lab.upsert(&lab.pod);
+        assert_eq!(reason(lab, address), [shop], "{address} from shop");
+        lab.upsert(&PodEntry {
+            scope: "bank".into(),
+            ..lab.pod.clone()
+        });
+        assert_eq!(reason(lab, address), [bank], "{address} from bank");
+    }
+    lab.upsert(&PodEntry {
+        scope: "nobody knows it".into(),
+        ..lab.pod.clone()
+    });
+    assert_eq!(reason(lab, "10.0.0.20:80"), [Reason::ScopeUnknown]);
+    lab.upsert(&lab.pod);
+    lab.sync(&lab.view());
+}
+
+pub(super) fn a_family_without_a_route_fails_by_itself(lab: &mut Lab) {
+    lab.sync(&with(
+        lab,
+        vec![
+            service(KernelKey::PortWide(9000), Some(refuse())),
+            service(exact("10.0.0.11", 9000), Some(refuse())),
+        ],
+    ));
+    lab.upsert(&PodEntry {
+        has_way_out_v4: false,
+        has_way_out_v6: false,
+        ..lab.pod.clone()
+    });
+    assert_eq!(reason(lab, "[fd00::11]:9000"), [Reason::NoWayOut]);
+    assert_eq!(
+        reason(lab, "10.0.0.11:9000"),
+        [Reason::RefusedByRule],
+        "a mesh address needs no route"
+    );
+    lab.upsert(&PodEntry {
+        has_way_out_v4: false,
+        ..lab.pod.clone()
+    });
+    assert_eq!(reason(lab, "[fd00::11]:9000"), [Reason::RefusedByRule]);
+    lab.upsert(&lab.pod);
+    lab.sync(&lab.view());
+}
+
+pub(super) fn host_pods_are_found_by_their_cgroup(lab: &mut Lab) {
+    lab.kernel.remove_pod(lab.pod.id).expect("the pod goes");
+    let by_cgroup = PodEntry {
+        id: PodId::cgroup(lab.cgroup_id),
+        ..lab.pod.clone()
+    };
+    lab.upsert(&by_cgroup);
+    lab.kernel
+        .set_listener(by_cgroup.id, Family::V4, lab.listener_v4.as_fd())
+        .expect("room");
+    let dialled: SocketAddr = "10.96.0.1:80".parse().expect("an address");
+    let _client = TcpStream::connect(dialled).expect("captured");
+    let (_, peer) = lab.listener_v4.accept().expect("it queued");
+    let taken = lab.original_dsts.take(lab.netns, peer);
+    assert_eq!(
+        taken.map(|captured| captured.dst),
+        Some(OriginalDst(dialled))
+    );
+    lab.kernel.remove_pod(by_cgroup.id).expect("the pod goes");
+    lab.kernel.renew().expect("renewed");
+    assert_eq!(reason(lab, "10.0.0.20:80"), [Reason::PodUnknown]);
+    lab.register();
+}
+
+pub(super) fn strict_refuses_pods_that_are_not_ready(lab: &mut Lab) {
+    let not_ready = PodEntry {
+        id: PodId::cgroup(lab.cgroup_id),
+        is_ready: false,
+        ..lab.pod.clone()
+    };
+    lab.kernel.remove_pod(lab.pod.id).expect("the pod goes");
+    lab.upsert(&not_ready);
+    assert_eq!(reason(lab, "10.0.0.20:80"), [Reason::PodUnknown]);
+    for (is_strict, expected) in [(true, Reason::PodNotReady), (false, Reason::PodUnknown)] {
+        lab.options.is_strict = is_strict;
+        lab.crash();
+        lab.open();
+        lab.kernel.attach().expect("the swap");
+        lab.upsert(&not_ready);
+        assert_eq!(reason(lab, "10.0.0.20:80"), [expected]);
+    }
+    lab.kernel.remove_pod(not_ready.id).expect("the pod goes");
+    lab.sync(&lab.view());
+    lab.register();
+}
+
+pub(super) fn ipv6_keepalive_and_ports(lab: &mut Lab) {
+    let mut view = with(
+        lab,
+        vec![
+            service(exact("fd00:96::5", 80), Some(to_cluster(0))),
+            service(exact("10.0.0.20", 9999), Some(to_cluster(1))),
+            service(exact("10.96.0.8", 80), Some(to_cluster(2))),
+        ],
+    );
+    view.clusters = vec![
+        cluster("six", "[fd00::11]:9000", KernelBalancer::SourceIp),
+        cluster(
+            "port",
+            "10.0.0.20:1",
+            KernelBalancer::OriginalDst { port: 80 },
+        ),
+        cluster("v1", "10.0.0.11:9000", KernelBalancer::LeastRequest),
+    ];
+    view.clusters[2].keepalive = Some(TcpKeepalive {
+        probes: Some(4),
+        time: Some(Duration::from_secs(33)),
+        interval: None,
+    });
+    lab.sync(&view);
+    let client = dial("[fd00:96::5]:80").expect("connected");
+    assert_eq!(
+        client.peer_addr().expect("a peer").to_string(),
+        "[fd00:96::5]:80"
+    );
+    assert_eq!(reply(Ok(client)), "v1");
+    assert_eq!(
+        reply(dial("10.0.0.20:9999")),
+        "direct",
+        "the dialled address with another port"
+    );
+    let socket: Socket = dial("10.96.0.8:80").expect("connected").into();
+    assert!(socket.keepalive().expect("an option"));
+    assert_eq!(
+        socket.tcp_keepalive_time().expect("an option"),
+        Duration::from_secs(33)
+    );
+    assert_eq!(socket.tcp_keepalive_retries().expect("an option"), 4);
+    lab.sync(&lab.view());
+}
+
+pub(super) fn other_layouts_are_dropped(lab: &mut Lab) {
+    let other = lab.options.pins.join("v999999");
+    std::fs::create_dir(&other).expect("bpffs");
+    lab.kernel.attach().expect("the swap");
+    assert!(!other.exists());
+    assert!(lab.options.pins.join("v1").exists());
+}
