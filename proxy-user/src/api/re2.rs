@@ -55,12 +55,13 @@ fn compile(text: &str, pattern: &str, unicode: bool) -> Result<Regex, BadRegex> 
         .dfa_size_limit(SIZE_MAX_BYTES)
         .build()
         .map_err(|error| {
-            let pattern = pattern.to_owned();
             if matches!(error, regex::Error::CompiledTooBig(_)) {
-                return BadRegex::TooLarge(pattern);
+                return BadRegex::TooLarge(pattern.to_owned());
             }
-            let cause = last_line(&error.to_string());
-            BadRegex::Syntax { pattern, cause }
+            BadRegex::Syntax {
+                pattern: pattern.to_owned(),
+                cause: last_line(&error.to_string()),
+            }
         })
 }
 

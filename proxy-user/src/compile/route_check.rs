@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::api::Destination;
 
 use super::cluster::{ClusterProblem, ClusterTable};
-use super::host;
 use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
@@ -131,12 +130,12 @@ impl Checker<'_> {
                 self.problems
                     .warning("unknown-host", &place, problem.to_string());
             }
-            ClusterProblem::UnknownPort { .. } => {
+            ClusterProblem::PortAbsent { .. } => {
                 let place = place.field("port");
                 self.problems
                     .error("unknown-port", &place, problem.to_string());
             }
-            ClusterProblem::UnknownSubset { .. } => {
+            ClusterProblem::SubsetUndefined { .. } => {
                 let place = place.field("subset");
                 let message = problem.to_string();
                 if self.clusters.has_rule(&self.client, &destination.host) {

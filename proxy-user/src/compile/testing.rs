@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::api::{InSet, Object, ObjectMeta, ObjectSet, Resource, SourceMap};
+use crate::api::{InSet, Object, ObjectMeta, ObjectSet, SourceMap};
 use crate::finding::Finding;
 use crate::settings::{CompileSettings, MeshSettings, OnProxyDown};
 
