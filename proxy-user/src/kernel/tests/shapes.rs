@@ -301,6 +301,7 @@ pub(super) fn pods_of_an_earlier_daemon_are_forgotten(lab: &mut Lab) {
     lab.crash();
     lab.open();
     lab.kernel.attach().expect("the swap");
+    lab.sync(&lab.view());
     lab.register();
     let pods = aya::maps::MapData::from_pin(lab.options.pins.join("v1").join("PODS"));
     let pods = aya::maps::Map::HashMap(pods.expect("it is pinned"));
