@@ -16,9 +16,13 @@ use mizzen_tests::evaluator::model::{Client, Mesh, Request};
 use mizzen_tests::evaluator::naive::{Outcome, Share, evaluate};
 use mizzen_tests::evaluator::yaml;
 use proxy_user::compile::compile;
-use proxy_user::net::{CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid};
+use proxy_user::net::{
+    CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid,
+};
 use proxy_user::node::netns::HostNamespace;
-use proxy_user::proxy::{PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
+use proxy_user::proxy::{
+    PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits,
+};
 use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
 use proxy_user::snapshot::{Publisher, Snapshot};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
@@ -33,7 +37,10 @@ const CLIENTS: usize = 4;
 #[test]
 fn proxy_and_naive_evaluator_agree_on_generated_meshes() {
     let servers = [Echo::start(), Echo::start()];
-    let ports = Ports { first: servers[0].port, second: servers[1].port };
+    let ports = Ports {
+        first: servers[0].port,
+        second: servers[1].port,
+    };
     let mut bench = Bench::start();
     let mut requests = 0;
     let mut kinds: BTreeMap<&'static str, usize> = BTreeMap::new();
@@ -44,7 +51,9 @@ fn proxy_and_naive_evaluator_agree_on_generated_meshes() {
         bench.publish(&mesh, &clients);
         for _ in 0..REQUESTS_PER_CONFIGURATION {
             let at = rng.usize(0..clients.len());
-            let Some(request) = generate::request(&mut rng, &mesh, ports) else { continue };
+            let Some(request) = generate::request(&mut rng, &mesh, ports) else {
+                continue;
+            };
             let expected = evaluate(&mesh, &clients[at], &request);
             let answer = bench.ask(at, &request);
             let complaint = disagreement(&expected, &answer, &request);
@@ -62,7 +71,10 @@ fn proxy_and_naive_evaluator_agree_on_generated_meshes() {
     println!("{CONFIGURATIONS} configurations, {requests} requests: {kinds:?}");
     // A generator that only ever misses would prove nothing.
     for expected in ["forward", "local", "passthrough", "redirect"] {
-        assert!(kinds.get(expected).is_some_and(|count| *count > 20), "{expected} is rare: {kinds:?}");
+        assert!(
+            kinds.get(expected).is_some_and(|count| *count > 20),
+            "{expected} is rare: {kinds:?}"
+        );
     }
 }
 
@@ -88,11 +100,15 @@ fn disagreement(expected: &Outcome, answer: &Answer, request: &Request) -> Optio
     match expected {
         Outcome::Status(status) => (answer.status != *status || answer.served.is_some())
             .then(|| format!("expected a local {status}")),
-        Outcome::Redirect(target) => (answer.status != 301 || !answer.location.ends_with(target.as_str()))
-            .then(|| format!("expected a redirect to {target}")),
+        Outcome::Redirect(target) => (answer.status != 301
+            || !answer.location.ends_with(target.as_str()))
+        .then(|| format!("expected a redirect to {target}")),
         Outcome::Passthrough => {
             let dialled = format!("{}:{}", request.dst_ip, request.dst_port);
-            let is_there = answer.served.as_ref().is_some_and(|(address, _)| *address == dialled);
+            let is_there = answer
+                .served
+                .as_ref()
+                .is_some_and(|(address, _)| *address == dialled);
             (!is_there).then(|| format!("expected {dialled} itself"))
         }
         Outcome::Forward { shares, target } => match &answer.served {
@@ -135,7 +151,9 @@ impl Echo {
 /// Serves one connection until its client closes it.
 fn serve_echo(mut stream: TcpStream) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
-    let Ok(local) = stream.local_addr() else { return };
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
     let mut pending = Vec::new();
     loop {
         let Some(end) = pending.windows(4).position(|window| window == b"\r\n\r\n") else {
@@ -173,8 +191,14 @@ struct Table(Mutex<HashMap<SocketAddr, SocketAddr>>);
 
 impl OriginalDstSource for Table {
     fn take(&self, _: NetnsCookie, client: SocketAddr) -> Option<CapturedDst> {
-        let dst = self.0.lock().expect("no panic while it is held").remove(&client)?;
-        Some(CapturedDst { dst: OriginalDst(dst) })
+        let dst = self
+            .0
+            .lock()
+            .expect("no panic while it is held")
+            .remove(&client)?;
+        Some(CapturedDst {
+            dst: OriginalDst(dst),
+        })
     }
 }
 
@@ -213,36 +237,76 @@ impl Bench {
                     sockets: Arc::new(HostNamespace),
                     labels: Arc::new(WorkloadLabels::unknown()),
                 };
-                worker.send(WorkerCommand::AddPod(pod)).expect("the worker runs");
+                worker
+                    .send(WorkerCommand::AddPod(pod))
+                    .expect("the worker runs");
                 address
             })
             .collect();
-        Self { publisher, listeners, table, yaml: String::new(), _worker: worker }
+        Self {
+            publisher,
+            listeners,
+            table,
+            yaml: String::new(),
+            _worker: worker,
+        }
     }
 
     fn publish(&mut self, mesh: &Mesh, clients: &[Client]) {
-        let named: Vec<(Client, String)> =
-            clients.iter().enumerate().map(|(at, client)| (client.clone(), uid(at))).collect();
+        let named: Vec<(Client, String)> = clients
+            .iter()
+            .enumerate()
+            .map(|(at, client)| (client.clone(), uid(at)))
+            .collect();
         self.yaml = yaml::documents(mesh, &named);
-        let files: Files = [(Arc::from("mesh.yaml"), FileText::from(self.yaml.as_str()))].into_iter().collect();
+        let files: Files = [(Arc::from("mesh.yaml"), FileText::from(self.yaml.as_str()))]
+            .into_iter()
+            .collect();
         let loaded = DirectoryState::new().apply(&files);
-        let errors: Vec<String> = loaded.findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect();
-        assert!(errors.is_empty(), "the generator writes valid objects: {errors:#?}\n{}", self.yaml);
+        let errors: Vec<String> = loaded
+            .findings
+            .iter()
+            .filter(|finding| finding.is_error())
+            .map(ToString::to_string)
+            .collect();
+        assert!(
+            errors.is_empty(),
+            "the generator writes valid objects: {errors:#?}\n{}",
+            self.yaml
+        );
         let compiled = compile(&loaded.objects, &settings(mesh.is_registry_only));
         self.publisher.publish(compiled.snapshot);
     }
 
     fn ask(&self, at: usize, request: &Request) -> Answer {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
-        let local = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .expect("a free port");
+        let local = socket
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_socket())
+            .expect("bound");
         let ip: IpAddr = request.dst_ip.parse().expect("an address");
         let dst = SocketAddr::new(ip, request.dst_port);
-        self.table.0.lock().expect("no panic while it is held").insert(local, dst);
-        socket.connect(&self.listeners[at].into()).expect("the worker listens");
+        self.table
+            .0
+            .lock()
+            .expect("no panic while it is held")
+            .insert(local, dst);
+        socket
+            .connect(&self.listeners[at].into())
+            .expect("the worker listens");
         let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
-        let mut head = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", request.method, request.target, request.host);
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("a timeout");
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nhost: {}\r\n",
+            request.method, request.target, request.host
+        );
         for (name, value) in &request.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -277,7 +341,10 @@ fn parse(text: &str, result: std::io::Result<()>) -> Answer {
             key.eq_ignore_ascii_case(name).then(|| value.to_owned())
         })
     };
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = text
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     assert!(status.is_some(), "no answer: {text:?} {result:?}");
     Answer {
         status: status.unwrap_or_default(),
@@ -289,7 +356,10 @@ fn parse(text: &str, result: std::io::Result<()>) -> Answer {
 fn settings(is_registry_only: bool) -> CompileSettings {
     CompileSettings {
         node: "here".to_owned(),
-        mesh: MeshSettings { is_registry_only, ..MeshSettings::default() },
+        mesh: MeshSettings {
+            is_registry_only,
+            ..MeshSettings::default()
+        },
         on_proxy_down: OnProxyDown::Degrade,
         is_capture_labelled: false,
         capture_host_network: false,

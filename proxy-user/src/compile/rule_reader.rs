@@ -1,5 +1,6 @@
 //! Reads one VirtualService: hosts and destinations get their full names, delegates their place.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -81,17 +82,21 @@ impl RuleReader<'_> {
                 .iter()
                 .filter_map(|entry| entry.destination.as_ref())
         });
-        let destination_hosts = http_destinations
-            .chain(l4_destinations)
-            .map(|destination| destination.host.clone())
-            .collect();
+        let mut destinations: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+        for destination in http_destinations.chain(l4_destinations) {
+            let port = destination.port.map_or(0, |selector| selector.number);
+            destinations
+                .entry(destination.host.clone())
+                .or_default()
+                .insert(u16::try_from(port).unwrap_or_default());
+        }
         MeshRules {
             index,
             object: Arc::clone(object),
             hosts,
             export_to: self.export_to(object),
             depends_on_client,
-            destination_hosts,
+            destinations,
             http,
             tls,
             tcp,

@@ -4,8 +4,8 @@
 use fastrand::Rng;
 
 use super::model::{
-    Action, Client, Destination, DestinationRule, Endpoint, HttpMatch, HttpRule, Mesh, Request, Service,
-    ServicePort, Text, VirtualService,
+    Action, Client, Destination, DestinationRule, Endpoint, HttpMatch, HttpRule, Mesh, Request,
+    Service, ServicePort, Text, VirtualService,
 };
 
 const NAMESPACES: [&str; 2] = ["ns1", "ns2"];
@@ -27,21 +27,35 @@ pub struct Ports {
 
 /// A mesh of a few services, rules and subsets.
 pub fn mesh(rng: &mut Rng, ports: Ports) -> Mesh {
-    let mut mesh = Mesh { is_registry_only: rng.u8(0..5) == 0, ..Mesh::default() };
+    let mut mesh = Mesh {
+        is_registry_only: rng.u8(0..5) == 0,
+        ..Mesh::default()
+    };
     for (at, namespace) in NAMESPACES.iter().enumerate() {
         for (index, name) in NAMES.iter().enumerate() {
             if rng.u8(0..5) > 0 {
-                mesh.services.push(service(rng, ports, namespace, name, at * NAMES.len() + index));
+                mesh.services.push(service(
+                    rng,
+                    ports,
+                    namespace,
+                    name,
+                    at * NAMES.len() + index,
+                ));
             }
         }
     }
     for index in 0..rng.u32(0..4) {
-        mesh.virtual_services.push(virtual_service(rng, ports, index));
+        mesh.virtual_services
+            .push(virtual_service(rng, ports, index));
     }
     for index in 0..rng.u32(0..4) {
         let rule = destination_rule(rng, index);
         // One rule per host and namespace: merging has tests of its own.
-        if !mesh.destination_rules.iter().any(|other| other.host == rule.host && other.namespace == rule.namespace) {
+        if !mesh
+            .destination_rules
+            .iter()
+            .any(|other| other.host == rule.host && other.namespace == rule.namespace)
+        {
             mesh.destination_rules.push(rule);
         }
     }
@@ -50,18 +64,33 @@ pub fn mesh(rng: &mut Rng, ports: Ports) -> Mesh {
 
 /// A client of either namespace.
 pub fn client(rng: &mut Rng) -> Client {
-    Client { namespace: pick(rng, &NAMESPACES), app: pick(rng, &["c1", "c2"]) }
+    Client {
+        namespace: pick(rng, &NAMESPACES),
+        app: pick(rng, &["c1", "c2"]),
+    }
 }
 
 /// A request to some service's address, mostly with a Host that somebody knows.
 pub fn request(rng: &mut Rng, mesh: &Mesh, ports: Ports) -> Option<Request> {
-    let service = mesh.services.get(rng.usize(0..mesh.services.len().max(1)))?;
-    let port = service.ports.get(rng.usize(0..service.ports.len().max(1)))?;
+    let service = mesh
+        .services
+        .get(rng.usize(0..mesh.services.len().max(1)))?;
+    let port = service
+        .ports
+        .get(rng.usize(0..service.ports.len().max(1)))?;
     let host = match rng.u8(0..8) {
         0..=2 => service.name.clone(),
         3 => format!("{}.{}", service.name, service.namespace),
         4 => format!("{}.{}.svc.cluster.local", service.name, service.namespace),
-        5 => pick(rng, &["A.ns1.svc.cluster.local", "ext.example.com", "deep.ext.example.com", "nobody"]),
+        5 => pick(
+            rng,
+            &[
+                "A.ns1.svc.cluster.local",
+                "ext.example.com",
+                "deep.ext.example.com",
+                "nobody",
+            ],
+        ),
         6 => format!("{}:{}", pick(rng, &NAMES), ports.first),
         _ => service.vip.clone(),
     };
@@ -69,12 +98,23 @@ pub fn request(rng: &mut Rng, mesh: &Mesh, ports: Ports) -> Option<Request> {
     if rng.bool() {
         target.push_str(&pick(rng, &["?k=a", "?k=b&k=a", "?q=ab", "?k"]));
     }
-    let headers = (0..rng.u8(0..3)).map(|_| (pick(rng, &HEADERS), pick(rng, &VALUES))).collect();
-    Some(Request { dst_ip: service.vip.clone(), dst_port: port.number, host, method: pick(rng, &METHODS), target, headers })
+    let headers = (0..rng.u8(0..3))
+        .map(|_| (pick(rng, &HEADERS), pick(rng, &VALUES)))
+        .collect();
+    Some(Request {
+        dst_ip: service.vip.clone(),
+        dst_port: port.number,
+        host,
+        method: pick(rng, &METHODS),
+        target,
+        headers,
+    })
 }
 
 fn pick(rng: &mut Rng, of: &[&str]) -> String {
-    of.get(rng.usize(0..of.len().max(1))).map(ToString::to_string).unwrap_or_default()
+    of.get(rng.usize(0..of.len().max(1)))
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }
 
 fn service(rng: &mut Rng, ports: Ports, namespace: &str, name: &str, index: usize) -> Service {
@@ -93,7 +133,13 @@ fn service(rng: &mut Rng, ports: Ports, namespace: &str, name: &str, index: usiz
         name: name.to_owned(),
         namespace: namespace.to_owned(),
         vip: format!("127.10.0.{}", index + 1),
-        ports: numbers.into_iter().map(|number| ServicePort { number, is_http: rng.u8(0..4) > 0 }).collect(),
+        ports: numbers
+            .into_iter()
+            .map(|number| ServicePort {
+                number,
+                is_http: rng.u8(0..4) > 0,
+            })
+            .collect(),
         endpoints,
     }
 }
@@ -102,7 +148,11 @@ fn virtual_service(rng: &mut Rng, ports: Ports, index: u32) -> VirtualService {
     let namespace = pick(rng, &NAMESPACES);
     let host = match rng.u8(0..6) {
         0..=2 => pick(rng, &NAMES),
-        3 => format!("{}.{}.svc.cluster.local", pick(rng, &NAMES), pick(rng, &NAMESPACES)),
+        3 => format!(
+            "{}.{}.svc.cluster.local",
+            pick(rng, &NAMES),
+            pick(rng, &NAMESPACES)
+        ),
         4 => format!("*.{}.svc.cluster.local", pick(rng, &NAMESPACES)),
         _ => pick(rng, &["ext.example.com", "*.example.com"]),
     };
@@ -122,7 +172,9 @@ fn virtual_service(rng: &mut Rng, ports: Ports, index: u32) -> VirtualService {
 }
 
 fn pick_list(rng: &mut Rng, of: &[&[&str]]) -> Vec<String> {
-    of.get(rng.usize(0..of.len().max(1))).map(|list| list.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    of.get(rng.usize(0..of.len().max(1)))
+        .map(|list| list.iter().map(ToString::to_string).collect())
+        .unwrap_or_default()
 }
 
 fn http_rule(rng: &mut Rng, ports: Ports) -> HttpRule {
@@ -140,10 +192,18 @@ fn route(rng: &mut Rng, ports: Ports) -> Action {
     let mut destinations: Vec<Destination> = (0..count)
         .map(|_| Destination {
             host: match rng.u8(0..4) {
-                0 => format!("{}.{}.svc.cluster.local", pick(rng, &NAMES), pick(rng, &NAMESPACES)),
+                0 => format!(
+                    "{}.{}.svc.cluster.local",
+                    pick(rng, &NAMES),
+                    pick(rng, &NAMESPACES)
+                ),
                 _ => pick(rng, &NAMES),
             },
-            subset: if rng.bool() { pick(rng, &VERSIONS) } else { String::new() },
+            subset: if rng.bool() {
+                pick(rng, &VERSIONS)
+            } else {
+                String::new()
+            },
             port: (rng.u8(0..4) == 0).then_some(ports.second),
             weight: Some(rng.u32(0..4) * 10),
         })
@@ -152,11 +212,17 @@ fn route(rng: &mut Rng, ports: Ports) -> Action {
     if let Some(first) = destinations.first_mut().filter(|_| count > 1) {
         first.weight = Some(10);
     }
-    Action::Route { destinations, rewrite_uri: (rng.u8(0..4) == 0).then(|| pick(rng, &["/bar", "/bar/", "/"])) }
+    Action::Route {
+        destinations,
+        rewrite_uri: (rng.u8(0..4) == 0).then(|| pick(rng, &["/bar", "/bar/", "/"])),
+    }
 }
 
 fn http_match(rng: &mut Rng, ports: Ports) -> HttpMatch {
-    let mut element = HttpMatch { gateways: pick_list(rng, &[&[], &[], &[], &["mesh"], &["gw"]]), ..HttpMatch::default() };
+    let mut element = HttpMatch {
+        gateways: pick_list(rng, &[&[], &[], &[], &["mesh"], &["gw"]]),
+        ..HttpMatch::default()
+    };
     if rng.u8(0..3) > 0 {
         element.uri = Some(match rng.u8(0..5) {
             0 => Text::Exact(pick(rng, &PATHS)),
@@ -175,13 +241,21 @@ fn http_match(rng: &mut Rng, ports: Ports) -> HttpMatch {
         element.headers.push((pick(rng, &HEADERS), text(rng)));
     }
     if rng.u8(0..4) == 0 {
-        element.without_headers.push((pick(rng, &HEADERS), text(rng)));
+        element
+            .without_headers
+            .push((pick(rng, &HEADERS), text(rng)));
     }
     if rng.u8(0..5) == 0 {
-        element.query_params.push((pick(rng, &["k", "q"]), text(rng)));
+        element
+            .query_params
+            .push((pick(rng, &["k", "q"]), text(rng)));
     }
     if rng.u8(0..6) == 0 {
-        element.port = Some(if rng.bool() { ports.first } else { ports.second });
+        element.port = Some(if rng.bool() {
+            ports.first
+        } else {
+            ports.second
+        });
     }
     if rng.u8(0..5) == 0 {
         element.source_app = Some(pick(rng, &["c1", "c2"]));
@@ -204,7 +278,11 @@ fn text(rng: &mut Rng) -> Text {
 fn destination_rule(rng: &mut Rng, index: u32) -> DestinationRule {
     let namespace = pick(rng, &["ns1", "ns2", "ns1", "ns2", "istio-system"]);
     let host = match rng.u8(0..6) {
-        0..=3 => format!("{}.{}.svc.cluster.local", pick(rng, &NAMES), pick(rng, &NAMESPACES)),
+        0..=3 => format!(
+            "{}.{}.svc.cluster.local",
+            pick(rng, &NAMES),
+            pick(rng, &NAMESPACES)
+        ),
         4 => format!("*.{}.svc.cluster.local", pick(rng, &NAMESPACES)),
         _ => "*.local".to_owned(),
     };
@@ -214,5 +292,12 @@ fn destination_rule(rng: &mut Rng, index: u32) -> DestinationRule {
             subsets.push((version.to_owned(), version.to_owned()));
         }
     }
-    DestinationRule { name: format!("dr{index}"), namespace, created: rng.u32(0..3), host, export_to: pick_list(rng, &[&[], &[], &["*"], &["."]]), subsets }
+    DestinationRule {
+        name: format!("dr{index}"),
+        namespace,
+        created: rng.u32(0..3),
+        host,
+        export_to: pick_list(rng, &[&[], &[], &["*"], &["."]]),
+        subsets,
+    }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::model::{
-    Action, Client, Destination, DestinationRule, HttpMatch, HttpRule, Mesh, Request, Service, Text,
-    VirtualService,
+    Action, Client, Destination, DestinationRule, HttpMatch, HttpRule, Mesh, Request, Service,
+    Text, VirtualService,
 };
 
 const DOMAIN: &str = "svc.cluster.local";
@@ -49,7 +49,10 @@ pub fn evaluate(mesh: &Mesh, client: &Client, request: &Request) -> Outcome {
     if let Some(owner) = owner.filter(|owner| declares(owner, port) == Some(false)) {
         return by_service(mesh, client, request, owner);
     }
-    let somebody_speaks_http = mesh.services.iter().any(|service| declares(service, port) == Some(true));
+    let somebody_speaks_http = mesh
+        .services
+        .iter()
+        .any(|service| declares(service, port) == Some(true));
     if owner.is_none() && !somebody_speaks_http {
         return Outcome::Passthrough;
     }
@@ -65,7 +68,11 @@ pub fn evaluate(mesh: &Mesh, client: &Client, request: &Request) -> Outcome {
 
 /// Whether the service has this port: `Some(true)` declared HTTP, `Some(false)` auto.
 fn declares(service: &Service, port: u16) -> Option<bool> {
-    service.ports.iter().find(|candidate| candidate.number == port).map(|candidate| candidate.is_http)
+    service
+        .ports
+        .iter()
+        .find(|candidate| candidate.number == port)
+        .map(|candidate| candidate.is_http)
 }
 
 fn fqdn(service: &Service) -> String {
@@ -83,49 +90,80 @@ fn bare_host(request: &Request) -> String {
 /// The service whose names include the request's Host, on the dialled port.
 fn named_service<'a>(mesh: &'a Mesh, client: &Client, request: &Request) -> Option<&'a Service> {
     let host = bare_host(request);
-    mesh.services.iter().filter(|service| declares(service, request.dst_port).is_some()).find(|service| {
-        let full = fqdn(service);
-        let mut names = vec![
-            full.clone(),
-            format!("{full}."),
-            format!("{}.{}.svc", service.name, service.namespace),
-            format!("{}.{}", service.name, service.namespace),
-            service.vip.clone(),
-        ];
-        if service.namespace == client.namespace {
-            names.push(service.name.clone());
-        }
-        names.contains(&host)
-    })
+    mesh.services
+        .iter()
+        .filter(|service| declares(service, request.dst_port).is_some())
+        .find(|service| {
+            let full = fqdn(service);
+            let mut names = vec![
+                full.clone(),
+                format!("{full}."),
+                format!("{}.{}.svc", service.name, service.namespace),
+                format!("{}.{}", service.name, service.namespace),
+                service.vip.clone(),
+            ];
+            if service.namespace == client.namespace {
+                names.push(service.name.clone());
+            }
+            names.contains(&host)
+        })
 }
 
-/// A VirtualService's hosts that no service has act on this port only if another of its
-/// hosts is a service with this port, or if none is a service at all and the port is 80.
-fn has_extra_hosts_on(mesh: &Mesh, vs: &VirtualService, port: u16) -> bool {
+/// Services on this port that a VirtualService's host stands for: the one that it names
+/// exactly, or those below its wildcard that no more specific VirtualService governs.
+fn services_of<'a>(
+    mesh: &'a Mesh,
+    client: &Client,
+    vs: &VirtualService,
+    host: &str,
+    port: u16,
+) -> Vec<&'a Service> {
+    let governs = |service: &Service| {
+        applicable(mesh, client, &fqdn(service))
+            .is_some_and(|first| first.name == vs.name && first.namespace == vs.namespace)
+    };
+    mesh.services
+        .iter()
+        .filter(|service| declares(service, port).is_some() && covers(host, &fqdn(service)))
+        .filter(|service| !host.starts_with('*') || governs(service))
+        .collect()
+}
+
+/// A VirtualService's hosts that stand for no service act on this port only if another of
+/// its hosts does; if none does, the port must be 80.
+fn has_extra_hosts_on(mesh: &Mesh, client: &Client, vs: &VirtualService, port: u16) -> bool {
     let hosts = expanded_hosts(vs);
-    let mut matched = mesh.services.iter().filter(|service| hosts.iter().any(|host| covers(host, &fqdn(service)))).peekable();
-    if matched.peek().is_none() {
-        return port == 80;
-    }
-    matched.any(|service| declares(service, port).is_some())
+    let has_services = hosts
+        .iter()
+        .any(|host| !services_of(mesh, client, vs, host, port).is_empty());
+    has_services || port == 80
 }
 
 /// Rules of a VirtualService for a host that is no service.
-fn extra_host<'a>(mesh: &'a Mesh, client: &Client, request: &Request) -> Option<&'a VirtualService> {
+fn extra_host<'a>(
+    mesh: &'a Mesh,
+    client: &Client,
+    request: &Request,
+) -> Option<&'a VirtualService> {
     let host = bare_host(request);
     let mut best: Option<(usize, &VirtualService)> = None;
     for vs in visible_virtual_services(mesh, client) {
-        if !has_extra_hosts_on(mesh, vs, request.dst_port) || static_rules(vs, client, request.dst_port).is_empty() {
+        if !has_extra_hosts_on(mesh, client, vs, request.dst_port)
+            || static_rules(vs, client, request.dst_port).is_empty()
+        {
             continue;
         }
         for candidate in expanded_hosts(vs) {
-            let is_registry = mesh.services.iter().any(|service| {
-                covers(&candidate, &fqdn(service)) && declares(service, request.dst_port).is_some()
-            });
+            let is_registry =
+                !services_of(mesh, client, vs, &candidate, request.dst_port).is_empty();
             if is_registry || !covers(&candidate, &host) {
                 continue;
             }
-            let rank = if candidate.starts_with('*') { candidate.len() } else { usize::MAX };
+            let rank = if candidate.starts_with('*') {
+                candidate.len()
+            } else {
+                usize::MAX
+            };
             if best.is_none_or(|(best_rank, _)| rank > best_rank) {
                 best = Some((rank, vs));
             }
@@ -153,7 +191,10 @@ fn by_rules(mesh: &Mesh, client: &Client, request: &Request, vs: &VirtualService
         let hit = if rule.matches.is_empty() {
             Some(None)
         } else {
-            matches.iter().find(|element| is_match(element, request, path, query)).map(|hit| Some(*hit))
+            matches
+                .iter()
+                .find(|element| is_match(element, request, path, query))
+                .map(|hit| Some(*hit))
         };
         if let Some(hit) = hit {
             return act(mesh, client, request, vs, rule, hit);
@@ -178,7 +219,10 @@ fn act(
     match &rule.action {
         Action::Direct(status) => Outcome::Status(*status),
         Action::Redirect(uri) => Outcome::Redirect(with_query(uri.clone())),
-        Action::Route { destinations, rewrite_uri } => Outcome::Forward {
+        Action::Route {
+            destinations,
+            rewrite_uri,
+        } => Outcome::Forward {
             shares: shares(mesh, client, request.dst_port, vs, destinations),
             target: match rewrite_uri {
                 None => request.target.clone(),
@@ -191,11 +235,9 @@ fn act(
 fn rewrite(path: &str, text: &str, hit: Option<&HttpMatch>) -> String {
     match hit.and_then(|hit| hit.uri.as_ref()) {
         Some(Text::Exact(_) | Text::Regex(_)) => text.to_owned(),
-        Some(Text::Prefix(prefix)) if !prefix.is_empty() => format!("{text}{}", &path[prefix.len()..]),
-        // No prefix, or an empty one, counts as the prefix "/".
-        Some(Text::Prefix(_) | Text::Present) | None => {
-            format!("{text}{}", path.strip_prefix('/').unwrap_or(path))
-        }
+        Some(Text::Prefix(prefix)) => format!("{text}{}", &path[prefix.len()..]),
+        // Without a path condition the matched prefix is "/".
+        Some(Text::Present) | None => format!("{text}{}", path.strip_prefix('/').unwrap_or(path)),
     }
 }
 
@@ -212,11 +254,22 @@ fn shares(
     destinations
         .iter()
         .filter(|destination| destination.weight.unwrap_or(0) > 0)
-        .map(|destination| (destination.weight.unwrap_or(0), share(mesh, client, port, vs, destination)))
+        .map(|destination| {
+            (
+                destination.weight.unwrap_or(0),
+                share(mesh, client, port, vs, destination),
+            )
+        })
         .collect()
 }
 
-fn share(mesh: &Mesh, client: &Client, listener_port: u16, vs: &VirtualService, destination: &Destination) -> Share {
+fn share(
+    mesh: &Mesh,
+    client: &Client,
+    listener_port: u16,
+    vs: &VirtualService,
+    destination: &Destination,
+) -> Share {
     let host = expand(&destination.host, &vs.namespace);
     let Some(service) = mesh.services.iter().find(|service| fqdn(service) == host) else {
         return Share::Unavailable;
@@ -238,10 +291,16 @@ fn endpoints_of(service: &Service, port: u16, version: Option<&str>) -> Share {
     let ips: BTreeSet<String> = service
         .endpoints
         .iter()
-        .filter(|endpoint| endpoint.is_ready && version.is_none_or(|version| endpoint.version == version))
+        .filter(|endpoint| {
+            endpoint.is_ready && version.is_none_or(|version| endpoint.version == version)
+        })
         .map(|endpoint| format!("{}:{port}", endpoint.ip))
         .collect();
-    if ips.is_empty() { Share::Unavailable } else { Share::Endpoints(ips) }
+    if ips.is_empty() {
+        Share::Unavailable
+    } else {
+        Share::Endpoints(ips)
+    }
 }
 
 /// Where the DestinationRule for a service is looked for: the client's namespace, the
@@ -249,9 +308,11 @@ fn endpoints_of(service: &Service, port: u16, version: Option<&str>) -> Share {
 /// and rules of equal host and visibility merge.
 fn subset_version(mesh: &Mesh, client: &Client, service: &Service, subset: &str) -> Option<String> {
     let full = fqdn(service);
-    for (namespace, is_own) in
-        [(client.namespace.as_str(), true), (service.namespace.as_str(), false), (ROOT_NAMESPACE, false)]
-    {
+    for (namespace, is_own) in [
+        (client.namespace.as_str(), true),
+        (service.namespace.as_str(), false),
+        (ROOT_NAMESPACE, false),
+    ] {
         let mut rules: Vec<&DestinationRule> = mesh
             .destination_rules
             .iter()
@@ -263,7 +324,10 @@ fn subset_version(mesh: &Mesh, client: &Client, service: &Service, subset: &str)
             continue;
         }
         rules.sort_by_key(|rule| (rule.created, rule.name.clone()));
-        let best = rules.iter().map(|rule| rank(&expand(&rule.host, namespace))).max()?;
+        let best = rules
+            .iter()
+            .map(|rule| rank(&expand(&rule.host, namespace)))
+            .max()?;
         rules.retain(|rule| rank(&expand(&rule.host, namespace)) == best);
         return rules
             .iter()
@@ -275,7 +339,11 @@ fn subset_version(mesh: &Mesh, client: &Client, service: &Service, subset: &str)
 }
 
 fn rank(host: &str) -> usize {
-    if host.starts_with('*') { host.len() } else { usize::MAX }
+    if host.starts_with('*') {
+        host.len()
+    } else {
+        usize::MAX
+    }
 }
 
 /// The VirtualService that governs a service's name: the most specific host, ties by order.
@@ -298,7 +366,10 @@ fn visible_virtual_services<'a>(mesh: &'a Mesh, client: &Client) -> Vec<&'a Virt
         if vs.export_to.is_empty() || vs.export_to.iter().any(|to| to == "*") {
             return Some(2);
         }
-        let is_private = vs.export_to.iter().all(|to| to == "." || *to == vs.namespace);
+        let is_private = vs
+            .export_to
+            .iter()
+            .all(|to| to == "." || *to == vs.namespace);
         if is_private {
             return (vs.namespace == client.namespace).then_some(0);
         }
@@ -310,20 +381,31 @@ fn visible_virtual_services<'a>(mesh: &'a Mesh, client: &Client) -> Vec<&'a Virt
         .filter(|vs| vs.gateways.is_empty() || vs.gateways.iter().any(|gateway| gateway == "mesh"))
         .filter_map(|vs| Some((bucket(vs)?, vs)))
         .collect();
-    visible.sort_by_key(|(bucket, vs)| (*bucket, vs.created, vs.name.clone(), vs.namespace.clone()));
+    visible
+        .sort_by_key(|(bucket, vs)| (*bucket, vs.created, vs.name.clone(), vs.namespace.clone()));
     visible.into_iter().map(|(_, vs)| vs).collect()
 }
 
 fn is_exported(export_to: &[String], from: &str, to: &str) -> bool {
-    export_to.is_empty() || export_to.iter().any(|entry| entry == "*" || entry == to || (entry == "." && from == to))
+    export_to.is_empty()
+        || export_to
+            .iter()
+            .any(|entry| entry == "*" || entry == to || (entry == "." && from == to))
 }
 
 fn expanded_hosts(vs: &VirtualService) -> Vec<String> {
-    vs.hosts.iter().map(|host| expand(host, &vs.namespace).to_lowercase()).collect()
+    vs.hosts
+        .iter()
+        .map(|host| expand(host, &vs.namespace).to_lowercase())
+        .collect()
 }
 
 fn expand(host: &str, namespace: &str) -> String {
-    if host == "*" || host.contains('.') { host.to_owned() } else { format!("{host}.{namespace}.{DOMAIN}") }
+    if host == "*" || host.contains('.') {
+        host.to_owned()
+    } else {
+        format!("{host}.{namespace}.{DOMAIN}")
+    }
 }
 
 fn covers(pattern: &str, name: &str) -> bool {
@@ -335,15 +417,23 @@ fn covers(pattern: &str, name: &str) -> bool {
 
 /// Rules that this client and port can reach at all, with their remaining match elements,
 /// up to and including the first that accepts everything.
-fn static_rules<'a>(vs: &'a VirtualService, client: &Client, port: u16) -> Vec<(&'a HttpRule, Vec<&'a HttpMatch>)> {
+fn static_rules<'a>(
+    vs: &'a VirtualService,
+    client: &Client,
+    port: u16,
+) -> Vec<(&'a HttpRule, Vec<&'a HttpMatch>)> {
     let mut kept = Vec::new();
     for rule in &vs.http {
-        let matches: Vec<&HttpMatch> =
-            rule.matches.iter().filter(|element| holds_statically(element, client, port)).collect();
+        let matches: Vec<&HttpMatch> = rule
+            .matches
+            .iter()
+            .filter(|element| holds_statically(element, client, port))
+            .collect();
         if !rule.matches.is_empty() && matches.is_empty() {
             continue;
         }
-        let is_catch_all = rule.matches.is_empty() || matches.iter().any(|element| is_catch_all(element));
+        let is_catch_all =
+            rule.matches.is_empty() || matches.iter().any(|element| is_catch_all(element));
         kept.push((rule, matches));
         if is_catch_all {
             break;
@@ -359,8 +449,14 @@ fn holds_statically(element: &HttpMatch, client: &Client, port: u16) -> bool {
     if !element.gateways.is_empty() {
         return element.gateways.iter().any(|gateway| gateway == "mesh");
     }
-    element.source_app.as_ref().is_none_or(|app| *app == client.app)
-        && element.source_namespace.as_ref().is_none_or(|namespace| *namespace == client.namespace)
+    element
+        .source_app
+        .as_ref()
+        .is_none_or(|app| *app == client.app)
+        && element
+            .source_namespace
+            .as_ref()
+            .is_none_or(|namespace| *namespace == client.namespace)
 }
 
 fn is_catch_all(element: &HttpMatch) -> bool {
@@ -382,39 +478,57 @@ fn is_match(element: &HttpMatch, request: &Request, path: &str, query: Option<&s
     let uri_holds = match &element.uri {
         None => true,
         Some(Text::Regex(regex)) => text_matches(&Text::Regex(regex.clone()), path),
-        Some(Text::Exact(text)) if element.ignore_uri_case => path.to_lowercase() == text.to_lowercase(),
+        Some(Text::Exact(text)) if element.ignore_uri_case => {
+            path.to_lowercase() == text.to_lowercase()
+        }
         Some(Text::Prefix(text)) if element.ignore_uri_case => {
             path.to_lowercase().starts_with(&text.to_lowercase())
         }
         Some(text) => text_matches(text, path),
     };
     uri_holds
-        && element.method.as_ref().is_none_or(|text| text_matches(text, &request.method))
-        && element.authority.as_ref().is_none_or(|text| text_matches(text, &request.host))
+        && element
+            .method
+            .as_ref()
+            .is_none_or(|text| text_matches(text, &request.method))
+        && element
+            .authority
+            .as_ref()
+            .is_none_or(|text| text_matches(text, &request.host))
         && element.headers.iter().all(|(name, text)| {
-            lines(request, name).iter().any(|line| text_matches(text, line))
+            lines(request, name)
+                .iter()
+                .any(|line| text_matches(text, line))
         })
         && element.without_headers.iter().all(|(name, text)| {
             let lines = lines(request, name);
             match text {
                 Text::Present => lines.is_empty(),
-                Text::Exact(_) | Text::Prefix(_) | Text::Regex(_) if lines.is_empty() => !text_matches(text, ""),
+                Text::Exact(_) | Text::Prefix(_) | Text::Regex(_) if lines.is_empty() => {
+                    !text_matches(text, "")
+                }
                 Text::Exact(_) | Text::Prefix(_) | Text::Regex(_) => {
                     !lines.iter().any(|line| text_matches(text, line))
                 }
             }
         })
         && element.query_params.iter().all(|(name, text)| {
-            let value = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| {
-                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                (key == name).then_some(value)
-            });
+            let value = query
+                .into_iter()
+                .flat_map(|query| query.split('&'))
+                .find_map(|pair| {
+                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (key == name).then_some(value)
+                });
             value.is_some_and(|value| text_matches(text, value))
         })
 }
 
 fn lines<'a>(request: &'a Request, name: &str) -> Vec<&'a str> {
-    let wanted = request.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
+    let wanted = request
+        .headers
+        .iter()
+        .filter(|(header, _)| header.eq_ignore_ascii_case(name));
     wanted.map(|(_, value)| value.as_str()).collect()
 }
 
@@ -422,8 +536,9 @@ fn text_matches(text: &Text, value: &str) -> bool {
     match text {
         Text::Exact(exact) => value == exact,
         Text::Prefix(prefix) => value.starts_with(prefix.as_str()),
-        Text::Regex(pattern) => regex::Regex::new(&format!("^(?:{pattern})$"))
-            .is_ok_and(|regex| regex.is_match(value)),
+        Text::Regex(pattern) => {
+            regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(value))
+        }
         Text::Present => true,
     }
 }

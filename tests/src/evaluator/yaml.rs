@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::model::{Action, Client, DestinationRule, HttpMatch, Mesh, Service, Text, VirtualService};
+use super::model::{
+    Action, Client, DestinationRule, HttpMatch, Mesh, Service, Text, VirtualService,
+};
 
 /// One document per object, and a Pod per client and endpoint.
 #[must_use]
@@ -18,9 +20,15 @@ pub fn documents(mesh: &Mesh, clients: &[(Client, String)]) -> String {
             at + 1
         );
     }
-    mesh.services.iter().for_each(|service| write_service(&mut out, service));
-    mesh.virtual_services.iter().for_each(|vs| write_virtual_service(&mut out, vs));
-    mesh.destination_rules.iter().for_each(|rule| write_destination_rule(&mut out, rule));
+    mesh.services
+        .iter()
+        .for_each(|service| write_service(&mut out, service));
+    mesh.virtual_services
+        .iter()
+        .for_each(|vs| write_virtual_service(&mut out, vs));
+    mesh.destination_rules
+        .iter()
+        .for_each(|rule| write_destination_rule(&mut out, rule));
     out
 }
 
@@ -32,9 +40,20 @@ fn write_service(out: &mut String, service: &Service) {
          spec:\n  clusterIP: {}\n  ports:\n",
         service.vip
     );
-    let port_name = |number: u16, is_http: bool| if is_http { format!("http-{number}") } else { format!("p{number}") };
+    let port_name = |number: u16, is_http: bool| {
+        if is_http {
+            format!("http-{number}")
+        } else {
+            format!("p{number}")
+        }
+    };
     for port in &service.ports {
-        let _ = writeln!(out, "  - {{name: {}, port: {}}}", port_name(port.number, port.is_http), port.number);
+        let _ = writeln!(
+            out,
+            "  - {{name: {}, port: {}}}",
+            port_name(port.number, port.is_http),
+            port.number
+        );
     }
     let _ = write!(
         out,
@@ -42,9 +61,18 @@ fn write_service(out: &mut String, service: &Service) {
          metadata: {{name: {name}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}\nports:\n"
     );
     for port in &service.ports {
-        let _ = writeln!(out, "- {{name: {}, port: {}}}", port_name(port.number, port.is_http), port.number);
+        let _ = writeln!(
+            out,
+            "- {{name: {}, port: {}}}",
+            port_name(port.number, port.is_http),
+            port.number
+        );
     }
-    out.push_str(if service.endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
+    out.push_str(if service.endpoints.is_empty() {
+        "endpoints: []\n"
+    } else {
+        "endpoints:\n"
+    });
     for (at, endpoint) in service.endpoints.iter().enumerate() {
         let _ = writeln!(
             out,
@@ -95,7 +123,10 @@ fn write_virtual_service(out: &mut String, vs: &VirtualService) {
             Action::Direct(status) => {
                 let _ = writeln!(out, "directResponse: {{status: {status}}}");
             }
-            Action::Route { destinations, rewrite_uri } => {
+            Action::Route {
+                destinations,
+                rewrite_uri,
+            } => {
                 out.push_str("route:\n");
                 for destination in destinations {
                     let mut fields = vec![format!("host: {}", destination.host)];
@@ -105,8 +136,15 @@ fn write_virtual_service(out: &mut String, vs: &VirtualService) {
                     if let Some(port) = destination.port {
                         fields.push(format!("port: {{number: {port}}}"));
                     }
-                    let weight = destination.weight.map(|weight| format!(", weight: {weight}")).unwrap_or_default();
-                    let _ = writeln!(out, "    - {{destination: {{{}}}{weight}}}", fields.join(", "));
+                    let weight = destination
+                        .weight
+                        .map(|weight| format!(", weight: {weight}"))
+                        .unwrap_or_default();
+                    let _ = writeln!(
+                        out,
+                        "    - {{destination: {{{}}}{weight}}}",
+                        fields.join(", ")
+                    );
                 }
                 if let Some(uri) = rewrite_uri {
                     let _ = writeln!(out, "    rewrite: {{uri: {uri}}}");
@@ -137,7 +175,11 @@ fn write_destination_rule(out: &mut String, rule: &DestinationRule) {
 fn match_fields(element: &HttpMatch) -> Vec<String> {
     let mut fields = Vec::new();
     let named = |entries: &[(String, Text)]| {
-        entries.iter().map(|(name, value)| format!("{name}: {}", text(value))).collect::<Vec<_>>().join(", ")
+        entries
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", text(value)))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     if let Some(uri) = &element.uri {
         fields.push(format!("uri: {}", text(uri)));
@@ -185,5 +227,12 @@ fn text(text: &Text) -> String {
 }
 
 fn list(values: &[String]) -> String {
-    format!("[{}]", values.iter().map(|value| format!("\"{value}\"")).collect::<Vec<_>>().join(", "))
+    format!(
+        "[{}]",
+        values
+            .iter()
+            .map(|value| format!("\"{value}\""))
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
 }
