@@ -48,8 +48,8 @@ pub(crate) fn find_affected(
     for candidate in &collector.virtual_services.all {
         let is_private = !candidate.export_to.is_public() && candidate.bucket(client).is_some();
         let leads_to_affected = candidate
-            .destination_hosts
-            .iter()
+            .destinations
+            .keys()
             .any(|host| hosts.contains(host.as_str()));
         if is_private || candidate.depends_on_client || leads_to_affected {
             rules.insert(candidate.index);

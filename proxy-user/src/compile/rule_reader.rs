@@ -1,6 +1,7 @@
 //! Reads one VirtualService: hosts and destinations get their full names, delegates their place.
 
 use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -81,17 +82,19 @@ impl RuleReader<'_> {
                 .iter()
                 .filter_map(|entry| entry.destination.as_ref())
         });
-        let destination_hosts = http_destinations
-            .chain(l4_destinations)
-            .map(|destination| destination.host.clone())
-            .collect();
+        let mut destinations: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+        for destination in http_destinations.chain(l4_destinations) {
+            let port = destination.port.map_or(0, |port| port.number);
+            let ports = destinations.entry(destination.host.clone()).or_default();
+            ports.extend(u16::try_from(port));
+        }
         MeshRules {
             index,
             object: Arc::clone(object),
             hosts,
             export_to: self.export_to(object),
             depends_on_client,
-            destination_hosts,
+            destinations,
             http,
             tls,
             tcp,

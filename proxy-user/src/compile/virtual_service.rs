@@ -3,7 +3,7 @@
 //!
 //! Source: Istio pilot/pkg/model/push_context.go and virtualservice.go.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -52,8 +52,8 @@ pub(crate) struct MeshRules {
     pub(crate) tcp: Vec<L4Rule>,
     /// Labels or namespace of the client decide about some rule.
     pub(crate) depends_on_client: bool,
-    /// Hosts of all destinations and mirrors.
-    pub(crate) destination_hosts: BTreeSet<String>,
+    /// Hosts of all destinations and mirrors, each with its ports; 0 is whichever is dialled.
+    pub(crate) destinations: BTreeMap<String, BTreeSet<u16>>,
 }
 
 /// One rule of `http`.
