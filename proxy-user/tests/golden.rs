@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proxy_user::compile::compile;
+use proxy_user::finding::Finding;
 use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
 use proxy_user::snapshot::dump::dump;
 use proxy_user::source::state::{DirectoryState, FileText, Files};
@@ -167,7 +168,13 @@ fn aligned<'a>(before: &'a str, after: &'a str) -> Vec<Line<'a>> {
 fn compiled(files: &Files, header: &Header<'_>) -> (String, String) {
     let loaded = DirectoryState::new().apply(files);
     let compiled = compile(&loaded.objects, &settings(&header.settings));
-    let findings = loaded.findings.iter().chain(&compiled.findings);
+    // Which fields the data planes honour is the table of `api::honoured`, not compile's.
+    let is_ours = |finding: &&Finding| finding.code != "not-honoured";
+    let findings = loaded
+        .findings
+        .iter()
+        .chain(&compiled.findings)
+        .filter(is_ours);
     let findings: String = findings.map(|finding| format!("{finding}\n")).collect();
     (findings, shown(&dump(&compiled.snapshot), &header.show))
 }

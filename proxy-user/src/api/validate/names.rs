@@ -143,10 +143,12 @@ pub(super) fn find_header_value_problem(value: &str) -> Option<&'static str> {
     let mut rest = value;
     while let Some(start) = rest.find('%') {
         let variable = &rest[start + 1..];
-        // Inside brackets a variable may hold anything, as %START_TIME(%s)%.
+        // Inside brackets a variable may hold anything, as %START_TIME(%s)%; a length may
+        // follow them, as %REQ(x):9%.
         let end = match (variable.find('('), variable.find('%')) {
             (Some(open), Some(percent)) if open < percent => {
-                variable.find(")%").map(|close| close + 1)
+                let close = variable.find(')').unwrap_or(variable.len());
+                variable[close..].find('%').map(|percent| close + percent)
             }
             (_, percent) => percent,
         };

@@ -165,13 +165,25 @@ impl<'a> Builder<'a> {
     /// The TCP ports; a number that stands twice counts once.
     fn service_ports(&mut self, object: &Object<api::Service>) -> Vec<ServicePort> {
         let mut ports: Vec<ServicePort> = Vec::new();
-        for spec in &object.spec.ports {
+        for (at, spec) in object.spec.ports.iter().enumerate() {
             let app_protocol = spec.app_protocol.as_deref();
             let found =
                 protocol::of_kubernetes_port(&spec.protocol, app_protocol, &spec.name, spec.port);
             let is_known = ports.iter().any(|port| port.number == spec.port);
             if found == Protocol::Udp || spec.port == 0 || is_known {
                 continue;
+            }
+            if found == Protocol::Auto && !spec.name.is_empty() {
+                self.findings.push(object.finding(
+                    Severity::Info,
+                    "port-name",
+                    &format!("ports[{at}].name"),
+                    format!(
+                        "{} names no protocol: what clients send decides; begin it with the \
+                         protocol, as in http-{}, or set appProtocol",
+                        spec.name, spec.name
+                    ),
+                ));
             }
             let target_port = match &spec.target_port {
                 Some(api::IntOrString::Int(number)) => u16::try_from(*number).ok(),

@@ -301,7 +301,7 @@ impl<'a> Builder<'a> {
             if entry.address.starts_with("unix:") {
                 self.findings.push(object.finding(
                     Severity::Error,
-                    "not-honoured",
+                    "unix-endpoint",
                     &format!("endpoints[{at}].address"),
                     "unix sockets are not honoured yet: this endpoint gets no traffic",
                 ));
