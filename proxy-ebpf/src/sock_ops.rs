@@ -228,12 +228,12 @@ fn socket_of(ctx: &SockOpsContext) -> *mut bpf_sock {
 }
 
 #[inline(always)]
-fn state_of(ctx: &SockOpsContext) -> Option<&mut SocketState> {
+fn state_of(ctx: &SockOpsContext) -> Option<&'static mut SocketState> {
     let socket = socket_of(ctx);
     if socket.is_null() {
         return None;
     }
-    // SAFETY: map and socket are valid; the value belongs to the socket, which this program holds.
+    // SAFETY: map and socket are valid; the value belongs to the socket, which outlives the program.
     unsafe {
         bpf_sk_storage_get(
             (&raw const maps::SK_STORAGE).cast_mut().cast::<c_void>(),

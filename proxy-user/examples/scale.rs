@@ -34,7 +34,7 @@ fn size() -> Size {
 fn mesh(size: &Size) -> Files {
     let mut texts = [const { String::new() }; 5];
     let [services, slices, pods, routes, rules] = &mut texts;
-    let mut write = |out: &mut String, text: String| {
+    let write = |out: &mut String, text: String| {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "---\n{text}");
     };

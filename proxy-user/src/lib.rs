@@ -5,6 +5,14 @@
 //! forwards by it; both report to [`telemetry`]. [`daemon`] wires the stages.
 //! Start reading at `daemon::run`.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "a test looks at the variants that it is about"
+    )
+)]
+
 pub mod admin;
 pub mod api;
 pub mod cli;

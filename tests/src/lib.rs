@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod evaluator;
 pub mod fixture;
 pub mod harness;
 pub mod lab;

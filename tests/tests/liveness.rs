@@ -209,6 +209,78 @@ fn each_pod_chooses_what_a_dead_proxy_means(it: &mut Fixture) -> anyhow::Result<
     it.wait_captured(&it.client, Duration::from_secs(10))
 }
 
+fn a_port_wide_hit_passes_while_the_proxy_is_dead(it: &mut Fixture) -> anyhow::Result<()> {
+    let port = WEB.to_string();
+    let args = ["http", "--name", "outside", "--port", &port];
+    let outside = it.lab.add_pod(
+        PodSpec::new("default", "outside")
+            .external()
+            .workload(&args),
+    )?;
+    outside.wait_listening(WEB)?;
+    let to = format!("{}:{WEB}", outside.address());
+    let dial = || Held::dial(&it.client, &["--to", &to, "--send", GET]);
+    let alive = dial()?;
+    it.daemon.kill9()?;
+    let dead = dial()?;
+    it.daemon.start_again()?;
+    it.wait_captured(&it.client, Duration::from_secs(10))?;
+    it.lab.remove_pod(&outside)?;
+    assert!(alive.is_proxied(), "the control: {alive:?}");
+    assert!(dead.goes_to(&to) && dead.seen.error.is_empty(), "{dead:?}");
+    Ok(())
+}
+
+/// The pinned maps' directories: one for each layout.
+fn layouts(it: &Fixture) -> anyhow::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(it.lab.pins())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let number = name
+            .strip_prefix('v')
+            .and_then(|number| number.parse::<u32>().ok());
+        names.extend(number.map(|_| name));
+    }
+    Ok(names)
+}
+
+fn pins_of_another_layout_give_way_to_new_ones_and_nothing_fails(
+    it: &mut Fixture,
+) -> anyhow::Result<()> {
+    let ours = layouts(it)?;
+    let name = ours.first().context("no layout is pinned")?.clone();
+    let before = pinned_maps(it)?;
+    let kernel = it.vip4("echo", ECHO)?;
+    let kernel = it.client.spawn_workload(
+        "kernel-load",
+        &["tcp-client", "--to", &kernel, "--every-ms", "5"],
+    )?;
+    it.daemon.kill9()?;
+    // As if the dead daemon had been of another version: its maps are not to be read.
+    std::fs::rename(it.lab.pins().join(&name), it.lab.pins().join("v4000000"))?;
+    it.daemon.start_again()?;
+    it.wait_captured(&it.client, Duration::from_secs(10))?;
+    wait_until("the old layout to go", Duration::from_secs(10), || {
+        Ok((layouts(it)? == ours).then_some(()))
+    })?;
+    assert!(
+        pinned_maps(it)?.is_disjoint(&before),
+        "maps of another layout were adopted"
+    );
+    let url = format!("http://{}/", it.vip4("web", WEB)?);
+    assert_eq!(
+        it.client.ask(&["--url", &url, "-n", "20"])?.from("web v1"),
+        20
+    );
+    let connections: Vec<Seen> = kernel.stop_json()?;
+    let split = Split::of(&connections);
+    assert!(
+        split.is_all_v1(),
+        "on the kernel path, all the time: {split:?}"
+    );
+    Ok(())
+}
+
 /// The ids of all maps that are pinned below the daemon's directory.
 fn pinned_maps(it: &Fixture) -> anyhow::Result<BTreeSet<u64>> {
     let mut ids = BTreeSet::new();
@@ -387,7 +459,9 @@ fn main() -> ExitCode {
             ten_kills_fail_no_connection_that_starts_once_the_listener_is_gone,
             ten_stops_degrade_new_connections_and_earlier_ones_finish,
             each_pod_chooses_what_a_dead_proxy_means,
+            a_port_wide_hit_passes_while_the_proxy_is_dead,
             a_restart_adopts_the_pins_and_neither_drops_nor_misroutes,
+            pins_of_another_layout_give_way_to_new_ones_and_nothing_fails,
             a_second_run_takes_over_and_nothing_is_lost,
             under_registry_only_the_unknown_is_refused_with_and_without_the_daemon,
             stale_pins_pass_after_the_limit,

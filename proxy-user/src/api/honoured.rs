@@ -3,7 +3,7 @@
 //! One table per kind. A field that is honoured loses its row; nothing else
 //! changes here. Start at [`find_not_honoured`].
 
-use super::{ClientTLSMode, Kind, Object, Resolution, Resource};
+use super::{CaptureMode, ClientTLSMode, Kind, Object, Resolution, Resource};
 use crate::finding::{Finding, Severity};
 
 /// A field and what happens instead of it.
@@ -13,43 +13,46 @@ use crate::finding::{Finding, Severity};
 /// DestinationRule.
 type Row = (&'static str, &'static str);
 
-/// The finding's words where a rule acts, without the field.
+/// Where a rule acts, without the field.
 const WITHOUT: &str = "the rule acts without it";
 /// Where traffic must not go out as written nor otherwise.
 const REFUSED: &str = "HTTP to these endpoints is answered 503, TCP is refused";
 /// Where the object does nothing.
 const ABSENT: &str = "it acts as if the object were absent";
 
-const VIRTUAL_SERVICE: &[Row] = &[("http[].match[].statPrefix", WITHOUT)];
+const VIRTUAL_SERVICE: &[Row] = &[
+    ("http[].match[].statPrefix", WITHOUT),
+    ("http[].retries.retryRemoteLocalities", WITHOUT),
+];
 
 const DESTINATION_RULE: &[Row] = &[
-    ("POLICY.outlierDetection", WITHOUT),
-    ("POLICY.retryBudget", WITHOUT),
     ("POLICY.tunnel", REFUSED),
     ("POLICY.proxyProtocol", REFUSED),
-    (
-        "POLICY.loadBalancer.consistentHash",
-        "endpoints are chosen by LEAST_REQUEST",
-    ),
     ("POLICY.loadBalancer.localityLbSetting", WITHOUT),
     ("POLICY.loadBalancer.zoneAwareLbSetting", WITHOUT),
     ("POLICY.loadBalancer.warmup", WITHOUT),
     ("POLICY.loadBalancer.warmupDurationSecs", WITHOUT),
-    ("POLICY.connectionPool.tcp.tcpKeepalive", WITHOUT),
-    ("POLICY.connectionPool.tcp.maxConnectionDuration", WITHOUT),
-    ("POLICY.connectionPool.http.maxRetries", WITHOUT),
-    ("POLICY.connectionPool.http.h2UpgradePolicy", WITHOUT),
-    ("POLICY.connectionPool.http.useClientProtocol", WITHOUT),
-    ("POLICY.connectionPool.http.maxConcurrentStreams", WITHOUT),
-    ("POLICY.connectionPool.http.http2KeepAlive", WITHOUT),
 ];
 
 const SERVICE_ENTRY: &[Row] = &[
-    ("workloadSelector", "the entry has no endpoints"),
     ("subjectAltNames", WITHOUT),
     ("endpoints[].network", WITHOUT),
     ("endpoints[].locality", WITHOUT),
 ];
+
+/// Its inbound fields get findings that name the pods concerned.
+const SIDECAR: &[Row] = &[
+    (
+        "egress[].bind",
+        "the listener is not opened, connections are captured all the same",
+    ),
+    (
+        "outboundTrafficPolicy.egressProxy",
+        "unknown destinations are dialled directly",
+    ),
+];
+
+const WORKLOAD_ENTRY: &[Row] = &[("network", WITHOUT), ("locality", WITHOUT)];
 
 const WHOLE_OBJECT: &[Row] = &[("", ABSENT)];
 
@@ -68,11 +71,9 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::VirtualService => VIRTUAL_SERVICE,
         Kind::DestinationRule => DESTINATION_RULE,
         Kind::ServiceEntry => SERVICE_ENTRY,
-        Kind::WorkloadEntry
-        | Kind::WorkloadGroup
-        | Kind::Gateway
-        | Kind::Sidecar
-        | Kind::EnvoyFilter => WHOLE_OBJECT,
+        Kind::Sidecar => SIDECAR,
+        Kind::WorkloadEntry => WORKLOAD_ENTRY,
+        Kind::WorkloadGroup | Kind::Gateway | Kind::EnvoyFilter => WHOLE_OBJECT,
         Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
@@ -159,6 +160,21 @@ impl HonouredValues for super::ServiceEntry {
     }
 }
 
+impl HonouredValues for super::Sidecar {
+    fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
+        let listeners = self.egress.iter().enumerate();
+        listeners
+            .filter(|(_, listener)| listener.capture_mode == CaptureMode::None)
+            .map(|(index, _)| {
+                (
+                    format!("egress[{index}].captureMode"),
+                    "connections are captured all the same",
+                )
+            })
+            .collect()
+    }
+}
+
 /// Kinds of which no field depends on its value.
 macro_rules! all_values_honoured {
     ($($kind:ident),*) => {$(impl HonouredValues for super::$kind {})*};
@@ -169,7 +185,6 @@ all_values_honoured!(
     WorkloadEntry,
     WorkloadGroup,
     Gateway,
-    Sidecar,
     EnvoyFilter,
     AuthorizationPolicy,
     PeerAuthentication,
@@ -220,7 +235,7 @@ fn without_indices(path: &str) -> String {
 mod tests {
     use super::*;
     use crate::api::schema::field_paths;
-    use crate::api::{DestinationRule, ServiceEntry, VirtualService};
+    use crate::api::{DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
 
     #[test]
     fn every_row_is_about_a_field_that_exists() {
@@ -228,6 +243,8 @@ mod tests {
             (Kind::VirtualService, field_paths::<VirtualService>()),
             (Kind::DestinationRule, field_paths::<DestinationRule>()),
             (Kind::ServiceEntry, field_paths::<ServiceEntry>()),
+            (Kind::Sidecar, field_paths::<Sidecar>()),
+            (Kind::WorkloadEntry, field_paths::<WorkloadEntry>()),
         ] {
             for (row, _) in rows(kind) {
                 assert!(paths.iter().any(|path| is_at(row, path)), "{kind}: {row}");

@@ -10,6 +10,7 @@ mod gateway;
 pub mod honoured;
 mod kubernetes;
 mod meta;
+pub mod re2;
 mod scalar;
 #[cfg(test)]
 mod schema;

@@ -74,7 +74,7 @@ pub(crate) enum ClusterProblem {
     },
     /// The service has no such port.
     #[error("{host} has no port {port}, only {known}; what goes there gets 503")]
-    UnknownPort {
+    PortAbsent {
         /// As resolved.
         host: String,
         /// Asked for.
@@ -84,7 +84,7 @@ pub(crate) enum ClusterProblem {
     },
     /// No DestinationRule that applies here defines the subset.
     #[error("{host} has no subset {subset}: {known}; what goes there gets 503")]
-    UnknownSubset {
+    SubsetUndefined {
         /// As resolved.
         host: String,
         /// Asked for.
@@ -210,7 +210,7 @@ impl<'a> ClusterTable<'a> {
         let mut ports = service.ports.iter().enumerate();
         let Some((port_index, port)) = ports.find(|(_, port)| port.number == number) else {
             let known = service.ports.iter().map(|port| port.number.to_string());
-            return Err(ClusterProblem::UnknownPort {
+            return Err(ClusterProblem::PortAbsent {
                 host: name.to_owned(),
                 port: number,
                 known: known.collect::<Vec<_>>().join(", "),
@@ -374,7 +374,7 @@ fn unknown_subset(host: &str, subset: &str, rule: Option<&Rule>) -> ClusterProbl
             format!("{} defines {names}", rule.lead.reference())
         }
     };
-    ClusterProblem::UnknownSubset {
+    ClusterProblem::SubsetUndefined {
         host: host.to_owned(),
         subset: subset.to_owned(),
         known,

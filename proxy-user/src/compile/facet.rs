@@ -125,7 +125,7 @@ impl Collector<'_, '_> {
     ) -> Facets {
         let mut facets = Facets::default();
         for service in services {
-            self.collect_service(client, service, &mut facets);
+            self.collect_service(client, service, None, &mut facets);
         }
         for rules in rules {
             if let Some(bucket) = rules.bucket(client) {
@@ -135,15 +135,22 @@ impl Collector<'_, '_> {
         facets
     }
 
-    fn collect_service(
+    /// The facets of one service on ports that the client imports, or on those of `only`
+    /// (0 is every port).
+    pub(crate) fn collect_service(
         &mut self,
         client: &ClientView,
         service: &Arc<Service>,
+        only: Option<&BTreeSet<u16>>,
         facets: &mut Facets,
     ) {
         let rules = self.virtual_services.select(client, &service.host).cloned();
         for (index, port) in service.ports.iter().enumerate() {
-            if port.protocol == Protocol::Udp || !client.imports_port(service, port.number) {
+            let is_imported = match only {
+                Some(ports) => ports.contains(&0) || ports.contains(&port.number),
+                None => client.imports_port(service, port.number),
+            };
+            if port.protocol == Protocol::Udp || !is_imported {
                 continue;
             }
             let has_http = port.protocol.is_http() || port.protocol == Protocol::Auto;
@@ -168,6 +175,30 @@ impl Collector<'_, '_> {
                 host,
             });
         }
+    }
+
+    /// Services that the client's Sidecar does not import, but that rules which it does
+    /// import lead to, with the ports that they name. Source: Istio
+    /// pilot/pkg/model/sidecar.go (`serviceMatchingVirtualServicePorts`).
+    pub(crate) fn services_by_rules(
+        &self,
+        client: &ClientView,
+    ) -> BTreeMap<usize, (Arc<Service>, BTreeSet<u16>)> {
+        let mut found: BTreeMap<usize, (Arc<Service>, BTreeSet<u16>)> = BTreeMap::new();
+        let visible = self.virtual_services.all.iter();
+        let visible = visible.filter(|rules| rules.bucket(client).is_some());
+        for (host, ports) in visible.flat_map(|rules| &rules.destinations) {
+            if self.registry.find_imported(client, host).is_some() {
+                continue;
+            }
+            if let Some(service) = self.registry.find(client, host) {
+                let entry = found
+                    .entry(service.index)
+                    .or_insert_with(|| (Arc::clone(service), BTreeSet::new()));
+                entry.1.extend(ports);
+            }
+        }
+        found
     }
 
     fn claim_domains(

@@ -114,9 +114,15 @@ impl Builder<'_, '_> {
     fn whole_view(&mut self, client: &ClientView) -> View {
         let registry = self.collector.registry;
         let rules = &self.collector.virtual_services.all;
-        let facets = self
+        let mut facets = self
             .collector
             .collect(client, registry.visible(client), rules.iter());
+        if client.sidecar.is_some() {
+            for (service, ports) in self.collector.services_by_rules(client).values() {
+                self.collector
+                    .collect_service(client, service, Some(ports), &mut facets);
+            }
+        }
         let mut domains: DomainsByPort<'_> = BTreeMap::new();
         for ((port, domain), host) in facets.domains.winners() {
             let of_port = domains.entry(*port).or_default();

@@ -20,7 +20,6 @@ pub(crate) fn check(
     virtual_services: &VirtualServices,
     registry: &Registry,
     clusters: &ClusterTable<'_>,
-    mesh_domain: &str,
     problems: &mut Problems,
 ) {
     for rules in &virtual_services.all {
@@ -131,12 +130,12 @@ impl Checker<'_> {
                 self.problems
                     .warning("unknown-host", &place, problem.to_string());
             }
-            ClusterProblem::UnknownPort { .. } => {
+            ClusterProblem::PortAbsent { .. } => {
                 let place = place.field("port");
                 self.problems
                     .error("unknown-port", &place, problem.to_string());
             }
-            ClusterProblem::UnknownSubset { .. } => {
+            ClusterProblem::SubsetUndefined { .. } => {
                 let place = place.field("subset");
                 let message = problem.to_string();
                 if self.clusters.has_rule(&self.client, &destination.host) {

@@ -1,7 +1,7 @@
 //! Reads one VirtualService: hosts and destinations get their full names, delegates their place.
 
-use std::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -84,9 +84,11 @@ impl RuleReader<'_> {
         });
         let mut destinations: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
         for destination in http_destinations.chain(l4_destinations) {
-            let port = destination.port.map_or(0, |port| port.number);
-            let ports = destinations.entry(destination.host.clone()).or_default();
-            ports.extend(u16::try_from(port));
+            let port = destination.port.map_or(0, |selector| selector.number);
+            destinations
+                .entry(destination.host.clone())
+                .or_default()
+                .insert(u16::try_from(port).unwrap_or_default());
         }
         MeshRules {
             index,

@@ -52,7 +52,8 @@ pub(crate) struct MeshRules {
     pub(crate) tcp: Vec<L4Rule>,
     /// Labels or namespace of the client decide about some rule.
     pub(crate) depends_on_client: bool,
-    /// Hosts of all destinations and mirrors, each with its ports; 0 is whichever is dialled.
+    /// Hosts of all destinations and mirrors with their ports; 0 is a destination without
+    /// port, which may be any.
     pub(crate) destinations: BTreeMap<String, BTreeSet<u16>>,
 }
 

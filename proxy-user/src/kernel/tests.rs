@@ -19,6 +19,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::*;
 use crate::net::{OriginalDst, OriginalDstSource};
 
+/// One rule, tried on the lab.
+type Check = fn(&mut Lab);
+
 /// Everything in one test: the process can be in one cgroup at a time.
 #[test]
 fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
@@ -27,7 +30,7 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
     }
     lab::in_new_namespace(|| {
         let mut lab = Lab::new("rules");
-        let checks: &[(&str, fn(&mut Lab))] = &[
+        let checks: &[(&str, Check)] = &[
             ("misses pass", misses_pass),
             (
                 "destinations are found",

@@ -197,9 +197,12 @@ impl PodWatch {
 
     /// inotify on the cgroup tree. Without it scans still find everything, only later.
     fn watch_tree(&self, pings: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-        let watcher = notify::recommended_watcher(move |_| {
-            // Full means that a scan is due already.
-            let _ = pings.try_send(());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // A scan opens and reads files itself, which must not ask for another scan.
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                // Full means that a scan is due already.
+                let _ = pings.try_send(());
+            }
         });
         let result = watcher.and_then(|mut watcher| {
             watcher.watch(&self.config.pods_root, RecursiveMode::Recursive)?;

@@ -6,7 +6,7 @@
 
 mod connection;
 mod context;
-pub(crate) mod http;
+pub mod http;
 mod live;
 mod pod;
 pub(crate) mod policy;

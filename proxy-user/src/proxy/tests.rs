@@ -764,6 +764,58 @@ fn connections_over_the_limit_are_reset_and_counted() {
     mesh.stop();
 }
 
+/// Panics for the first connection.
+#[derive(Default)]
+struct Fragile(AtomicU64, FakeDsts);
+
+impl OriginalDstSource for Fragile {
+    fn take(&self, cookie: NetnsCookie, client: SocketAddr) -> Option<CapturedDst> {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "a bug of ours");
+        self.1.take(cookie, client)
+    }
+}
+
+#[test]
+fn a_panic_ends_its_own_connection_and_nothing_else() {
+    let (_publisher, reader) = Publisher::new(Snapshot::default());
+    let worker = Worker::spawn(WorkerConfig {
+        id: 1,
+        snapshot: reader,
+        original_dsts: Arc::new(Fragile::default()),
+        recorder: Arc::new(FakeRecorder::default()),
+        heartbeat: Box::new(Beats(Arc::default())),
+        limits: WorkerLimits::default(),
+    })
+    .expect("a worker");
+    let inside = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = inside.local_addr().expect("an address");
+    let handle = PodHandle {
+        uid: PodUid(Arc::from("pod-1")),
+        cookie: COOKIE,
+        listeners: vec![inside],
+        sockets: Arc::new(Loopback),
+        labels: Arc::new(WorkloadLabels::unknown()),
+    };
+    worker.send(WorkerCommand::AddPod(handle)).expect("taken");
+    for _ in 0..2 {
+        // The first panics, the second is a stranger: both end.
+        let mut client = TcpStream::connect(listener).expect("accepted");
+        let _ = client.read(&mut [0]);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let status = runtime.block_on(worker.status()).expect("an answer");
+    let pod = &status.pods[0];
+    assert_eq!((pod.panicked, pod.strangers, pod.connections), (1, 1, 0));
+    let deadline = Duration::ZERO;
+    worker
+        .send(WorkerCommand::Drain { deadline })
+        .expect("taken");
+    worker.join().expect("the worker itself is well");
+}
+
 #[test]
 fn a_removed_pod_is_gone_at_once_and_its_record_says_aborted() {
     let mesh = Mesh::start(tcp_scope(one(serve(echo_at_end))));

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ const DIRECTORY_DEPTH_MAX: usize = 16;
 
 /// How often a file that was emptied is read again before it is believed to be
 /// empty: an editor truncates, then writes.
-const EMPTY_READS_MAX: usize = 5;
+const EMPTY_READS_MAX: usize = 8;
 
 /// How long to wait for changes, and for their end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct WatchTimes {
 impl Default for WatchTimes {
     fn default() -> Self {
         Self {
-            debounce: Duration::from_millis(60),
+            debounce: Duration::from_millis(30),
             settle_max: Duration::from_secs(1),
             poll: Duration::from_secs(2),
         }
@@ -133,16 +133,27 @@ pub fn read_paths(paths: &[PathBuf]) -> io::Result<Files> {
         .collect())
 }
 
-/// What changes when a file does: modification time, length, and which file it is.
+/// What changes when a file does: time of change, length, and which file it is.
 type Stamp = (i64, i64, u64, u64);
 
 fn stamp(metadata: &Metadata) -> Stamp {
+    // The modification time can be set back (`cp -p`), the change time cannot.
     (
-        metadata.mtime(),
-        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
         metadata.len(),
         metadata.ino(),
     )
+}
+
+/// Whether a file changed so long ago that a further change must show in its
+/// stamp: file systems count time in ticks of some milliseconds.
+fn is_settled(metadata: &Metadata) -> bool {
+    const TICKS: Duration = Duration::from_secs(1);
+    let seconds = u64::try_from(metadata.ctime()).unwrap_or_default();
+    let nanos = u32::try_from(metadata.ctime_nsec()).unwrap_or_default();
+    let changed = UNIX_EPOCH + Duration::new(seconds, nanos);
+    changed.elapsed().is_ok_and(|age| age > TICKS)
 }
 
 /// The files of a directory, by path, with their stamps.
@@ -151,6 +162,8 @@ struct Listing {
     stamps: BTreeMap<PathBuf, Stamp>,
     /// Those that had a text when they were last read.
     filled: BTreeSet<PathBuf>,
+    /// Those of them that need not be read again while their stamp is the same.
+    settled: BTreeSet<PathBuf>,
 }
 
 struct Follower {
@@ -215,24 +228,20 @@ impl Follower {
     }
 
     fn load(&mut self) -> io::Result<Loaded> {
-        let mut files = Files::new();
-        for _ in 0..EMPTY_READS_MAX {
-            let (listing, texts) = read_directory(&self.directory)?;
+        let mut read_count = 0;
+        loop {
+            let (listing, files) = read_directory(&self.directory, &self.listing)?;
+            read_count += 1;
             let is_emptied = listing
                 .stamps
                 .keys()
                 .any(|path| self.listing.filled.contains(path) && !listing.filled.contains(path));
-            files = texts;
-            if !is_emptied {
+            if !is_emptied || read_count > EMPTY_READS_MAX {
                 self.listing = listing;
                 return Ok(self.state.apply(&files));
             }
             std::thread::sleep(self.times.debounce);
         }
-        let (listing, texts) = read_directory(&self.directory)?;
-        self.listing = listing;
-        files.extend(texts);
-        Ok(self.state.apply(&files))
     }
 
     /// The last set, with a finding about the directory.
@@ -294,22 +303,33 @@ fn is_close(event: &notify::Event) -> bool {
 }
 
 /// All files below `directory`, named relative to it.
-fn read_directory(directory: &Path) -> io::Result<(Listing, Files)> {
+fn read_directory(directory: &Path, last: &Listing) -> io::Result<(Listing, Files)> {
     let mut found = BTreeMap::new();
     list(directory, 0, &mut found)?;
     let mut listing = Listing::default();
     let mut files = Files::new();
     for (path, metadata) in found {
-        let text = read_text(&path, &metadata);
-        let name = path
-            .strip_prefix(directory)
-            .unwrap_or(&path)
-            .to_string_lossy();
-        if matches!(&text, FileText::Read(bytes) if !bytes.is_empty()) {
+        let stamp = stamp(&metadata);
+        let is_unchanged = last.settled.contains(&path) && last.stamps.get(&path) == Some(&stamp);
+        let text = if is_unchanged {
+            FileText::Unchanged
+        } else {
+            read_text(&path, &metadata)
+        };
+        let is_filled = match &text {
+            FileText::Read(bytes) => !bytes.is_empty(),
+            FileText::Unchanged => true,
+            FileText::Unreadable(_) => false,
+        };
+        if is_filled {
             listing.filled.insert(path.clone());
+            if is_settled(&metadata) {
+                listing.settled.insert(path.clone());
+            }
         }
-        files.insert(name.into(), text);
-        listing.stamps.insert(path, stamp(&metadata));
+        let name = path.strip_prefix(directory).unwrap_or(&path);
+        files.insert(name.to_string_lossy().into(), text);
+        listing.stamps.insert(path, stamp);
     }
     Ok((listing, files))
 }

@@ -20,6 +20,8 @@ pub type Files = BTreeMap<Arc<str>, FileText>;
 pub enum FileText {
     /// Its bytes.
     Read(Vec<u8>),
+    /// The same bytes as when they were last given to this state; not read again.
+    Unchanged,
     /// It is there and could not be read; the text says why.
     Unreadable(String),
 }
@@ -123,6 +125,7 @@ impl Held {
     fn update(&mut self, file: &Arc<str>, text: &FileText) {
         let bytes = match text {
             FileText::Read(bytes) => bytes,
+            FileText::Unchanged => return,
             FileText::Unreadable(reason) => {
                 let message = format!("cannot read the file: {reason}");
                 self.fingerprint = None;
@@ -240,7 +243,9 @@ mod tests {
             ]
         );
 
-        // Still in force after a look at which nothing changed, and mended by a good version.
+        // Still in force after looks at which nothing changed, and mended by a good version.
+        let unchanged = Files::from([("x.yaml".into(), FileText::Unchanged)]);
+        assert_eq!(in_force(&state.apply(&unchanged)), ["a=one", "b=two"]);
         assert_eq!(
             in_force(&state.apply(&files(&[("x.yaml", &mixed)]))),
             ["a=one", "b=two"]

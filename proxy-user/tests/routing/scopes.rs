@@ -124,3 +124,43 @@ fn equal_input_gives_equal_output() {
     );
     assert_eq!(first.findings, second.findings);
 }
+
+#[test]
+fn a_sidecar_imports_what_its_rules_lead_to() {
+    let sidecar = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: s, namespace: ns2}
+spec:
+  egress: [{hosts: [\"ns1/a.ns1.svc.cluster.local\"]}]
+---
+";
+    let rule = virtual_service(
+        "ns1",
+        "v",
+        "  hosts: [a]\n  http: [{match: [{uri: {prefix: /b}}], route: [{destination: {host: b}}]}, {route: [{destination: {host: multi, port: {number: 8080}}}]}]",
+    );
+    let mesh = Mesh::new(&(common() + sidecar + &rule));
+    for (pod, url, host, expected) in [
+        ("ns2/client", "http://10.0.0.1/", "a.ns1", "8080||multi.ns1"),
+        ("ns2/client", "http://10.0.0.1/b", "a.ns1", "80||b.ns1"),
+        ("ns2/client", "http://10.0.0.1/", "b.ns1", "80||b.ns1"), // a destination without port: all of it
+        (
+            "ns2/client",
+            "http://10.0.0.3:8080/",
+            "multi.ns1",
+            "8080||multi.ns1",
+        ),
+        ("ns2/client", "http://10.0.0.1/", "multi.ns1", "pass"), // port 80 is not referred to
+        ("ns2/client", "http://10.0.0.1/", "other", "pass"), // its own namespace is not imported
+        (
+            "ns1/client",
+            "http://10.0.0.1/",
+            "other.ns2",
+            "80||other.ns2",
+        ),
+    ] {
+        let found = mesh.ask(pod, url, &[("host", host)]);
+        assert_eq!(found, expected, "{pod} {url} {host}");
+    }
+}

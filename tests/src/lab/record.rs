@@ -74,11 +74,16 @@ fn remove_if_there(result: io::Result<()>, path: &Path) -> anyhow::Result<()> {
 }
 
 /// When the process `pid` started, in clock ticks since boot; `None` if it is not running.
+///
+/// Source: Linux, proc(5), `/proc/PID/stat`: state is field 3, start time field 22.
 pub(super) fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name, in parentheses, may hold anything: fields count from its end.
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = after_name.split_whitespace();
+    // A zombie has ended, whether or not anybody reaps it.
+    let is_running = !matches!(fields.next()?, "Z" | "X");
+    is_running.then(|| fields.nth(18)?.parse().ok()).flatten()
 }
 
 /// All records on this machine; unreadable ones are left alone.

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::api::re2;
+
 /// Longest label of a domain name (RFC 1123) and longest value of a Kubernetes label.
 const LABEL_LEN_MAX: usize = 63;
 
@@ -167,15 +169,9 @@ pub(super) fn find_regex_problem(regex: &str) -> Option<String> {
     if regex.len() > LEN_MAX {
         return Some(format!("a regular expression has at most {LEN_MAX} bytes"));
     }
-    let problem = regex::Regex::new(regex).err()?;
-    let reason = problem.to_string();
-    // The last line says what is wrong, those before it draw where.
-    let reason = reason
-        .lines()
-        .last()
-        .unwrap_or_default()
-        .trim_start_matches("error: ");
-    Some(format!("{regex:?} is no regular expression: {reason}"))
+    re2::build(regex, str::to_owned)
+        .err()
+        .map(|problem| problem.to_string())
 }
 
 /// Whether two names overlap: equal, or one covers the other by a wildcard.

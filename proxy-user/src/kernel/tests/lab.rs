@@ -63,12 +63,8 @@ fn cgroup_root() -> Option<PathBuf> {
 pub(super) fn in_new_namespace(body: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {
         // SAFETY: only this thread moves into a new namespace.
-        assert_eq!(
-            unsafe { libc::unshare(libc::CLONE_NEWNET) },
-            0,
-            "{}",
-            io::Error::last_os_error()
-        );
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
         for line in [
             "link set lo up",
             "link add wan type veth peer name far",

@@ -155,6 +155,7 @@ pub(crate) async fn pass_through(
     mut call: Call<'_>,
     snapshot: &Snapshot,
 ) -> Response<ResponseBody> {
+    call.exchange.record.route_name = Some(Arc::from("allow_any"));
     let dialled = call.received.dialled.ip().to_canonical();
     if let Some(workload) = snapshot.workloads.get(&dialled) {
         call.exchange.known_peer = Some(Arc::new(workload_labels(workload)));

@@ -3,9 +3,9 @@
 //!
 //! hyper drops a request whose client half-closes, and with its `half_close` option
 //! no longer notices that a client is gone. Both look the same on the wire, so the
-//! end of the stream is held back: for [`HALF_CLOSE_GRACE`] while an answer is
-//! awaited, and while one is being written until the socket reports an error
-//! (RFC 9112 section 9.6).
+//! end of the stream is held back: for [`HALF_CLOSE_GRACE`] from the head of a request
+//! to that of its answer, and while an answer is being written until the socket reports
+//! an error (RFC 9112 section 9.6).
 
 use std::io;
 use std::pin::Pin;
@@ -35,12 +35,10 @@ const RESPONDING: u8 = 2;
 pub(crate) struct ClientState(AtomicU8);
 
 impl ClientState {
-    /// The request is complete, its answer has not begun.
+    /// The head of a request is complete, its answer has not begun. hyper may have the
+    /// whole body before anybody asks for it, so the end of the body tells nothing.
     pub(crate) fn set_awaiting(&self) {
-        // An early answer has begun already.
-        let _ = self
-            .0
-            .compare_exchange(IDLE, AWAITING, Ordering::Relaxed, Ordering::Relaxed);
+        self.0.store(AWAITING, Ordering::Relaxed);
     }
 
     /// The answer has begun.
@@ -61,6 +59,8 @@ pub(crate) struct ClientIo {
     peeked: Bytes,
     state: Arc<ClientState>,
     ended: Option<Ended>,
+    /// Bytes of an answer wait for the client to read.
+    is_write_blocked: bool,
 }
 
 /// The client has closed its sending side.
@@ -78,6 +78,7 @@ impl ClientIo {
             peeked,
             state,
             ended: None,
+            is_write_blocked: false,
         }
     }
 
@@ -89,7 +90,8 @@ impl ClientIo {
         });
         loop {
             let state = self.state.0.load(Ordering::Relaxed);
-            if state == IDLE || (state == AWAITING && ended.at.elapsed() >= HALF_CLOSE_GRACE) {
+            let is_over = state == IDLE && !self.is_write_blocked;
+            if is_over || (state == AWAITING && ended.at.elapsed() >= HALF_CLOSE_GRACE) {
                 return Poll::Ready(Ok(()));
             }
             ready!(ended.next_check.as_mut().poll(cx));
@@ -135,7 +137,9 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        self.is_write_blocked = written.is_pending();
+        written
     }
 
     fn poll_write_vectored(
@@ -143,7 +147,9 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.is_write_blocked = written.is_pending();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -172,6 +172,7 @@ impl Exchange {
     /// REGISTRY_ONLY refused it.
     pub(crate) fn set_black_hole(&mut self) {
         self.record.service = Arc::clone(&BLACK_HOLE);
+        self.record.route_name = Some(Arc::from("block_all"));
         self.record.upstream_cluster =
             Some(Arc::from(crate::snapshot::clusters::special::BLACK_HOLE));
     }

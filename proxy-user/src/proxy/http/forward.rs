@@ -193,7 +193,6 @@ fn start_body(call: &mut Call<'_>, plan: &Plan<'_>) -> Option<std::rc::Rc<Reques
         incoming,
         plan.retry.is_some(),
         call.received.protocol == WireProtocol::Http2,
-        call.connection.client_state(),
     );
     call.exchange.set_request(std::rc::Rc::clone(&stream));
     call.body = Some(CallBody::Streaming(std::rc::Rc::clone(&stream)));

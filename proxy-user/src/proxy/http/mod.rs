@@ -10,6 +10,7 @@ mod call;
 mod client_io;
 mod exchange;
 mod forward;
+mod fuzz;
 mod hash_key;
 pub(crate) mod headers;
 pub(crate) mod local_reply;
@@ -30,5 +31,6 @@ mod tests;
 mod tests_policy;
 mod upgrade;
 
+pub use fuzz::fuzz_entry;
 pub(crate) use normalize::{PathRefusal, normalize};
 pub(crate) use serve::serve;

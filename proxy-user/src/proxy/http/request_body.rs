@@ -9,7 +9,6 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,7 +17,6 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::client_io::ClientState;
 use super::mirror_body::{MirrorQueue, MirrorReader};
 use crate::proxy::policy::retry::BODY_MAX_BYTES;
 use crate::proxy::upstream::BodyError;
@@ -42,7 +40,6 @@ pub(crate) struct RequestStream {
     ended_at: Cell<Option<Instant>>,
     end: Notify,
     fault: Cell<Option<BodyFault>>,
-    client: Option<Arc<ClientState>>,
 }
 
 /// How a client's body failed.
@@ -82,13 +79,8 @@ enum Keeping {
 
 impl RequestStream {
     /// `keeps`: attempts may follow the first. `keeps_trailers`: the client speaks
-    /// HTTP/2; trailers of HTTP/1.1 are dropped. `client`: told when the body has ended.
-    pub(crate) fn new(
-        incoming: Incoming,
-        keeps: bool,
-        keeps_trailers: bool,
-        client: Option<Arc<ClientState>>,
-    ) -> Rc<Self> {
+    /// HTTP/2; trailers of HTTP/1.1 are dropped.
+    pub(crate) fn new(incoming: Incoming, keeps: bool, keeps_trailers: bool) -> Rc<Self> {
         let too_large = incoming.size_hint().lower() > BODY_MAX_BYTES as u64;
         let keeping = match (keeps, too_large) {
             (false, _) => Keeping::Nothing,
@@ -112,7 +104,6 @@ impl RequestStream {
             ended_at: Cell::new(None),
             end: Notify::new(),
             fault: Cell::new(None),
-            client,
         })
     }
 
@@ -186,9 +177,6 @@ impl RequestStream {
         }
         self.ended_at.set(Some(Instant::now()));
         self.end.notify_waiters();
-        if let Some(client) = &self.client {
-            client.set_awaiting();
-        }
         for mirror in &state.mirrors {
             mirror.finish(state.trailers.clone());
         }

@@ -94,10 +94,8 @@ async fn serve_http1(
     connection: &Rc<Connection>,
 ) -> Result<(), hyper::Error> {
     let service = service_fn(|request: Request<Incoming>| {
-        if request.body().is_end_stream() {
-            // Here, since hyper looks for the client's end before it polls the future.
-            connection.state.set_awaiting();
-        }
+        // Here, since hyper looks for the client's end before it polls the future.
+        connection.state.set_awaiting();
         handle(Rc::clone(connection), request)
     });
     let served = http1::Builder::new().serve_connection(io, service);
@@ -325,11 +323,6 @@ fn refuse(
 }
 
 impl Connection {
-    /// The client's state, for HTTP/1.1 connections only: HTTP/2 multiplexes.
-    pub(crate) fn client_state(&self) -> Option<Arc<ClientState>> {
-        (!self.facts.is_http2).then(|| Arc::clone(&self.state))
-    }
-
     /// The connection becomes a tunnel once the answer under way is written.
     pub(crate) fn become_tunnel(&self, tunnel: Tunnel) {
         self.state.set_idle();

@@ -285,6 +285,17 @@ async fn a_client_that_half_closes_gets_its_answer_and_pipelined_requests_theirs
         let answer = mesh.raw(&format!("{one}{one}")).await;
         let (first, second) = (answer.find("first"), answer.find("second"));
         assert!(first.is_some() && first < second, "{answer}");
+        for body in [
+            "content-length: 4\r\n\r\ndata",
+            "transfer-encoding: chunked\r\n\r\n4\r\ndata\r\n0\r\n\r\n",
+        ] {
+            let upstream = Upstream::text("got it").await;
+            let mesh = Mesh::start(vec![forward(cluster(&[upstream.address]))]).await;
+            let answer = mesh
+                .raw(&format!("POST / HTTP/1.1\r\nhost: a\r\n{body}"))
+                .await;
+            assert!(answer.ends_with("got it"), "{body:?}: {answer}");
+        }
     })
     .await;
 }
@@ -485,6 +496,30 @@ async fn a_draining_connection_ends_after_its_answer() {
         // The idle connection closes by itself.
         stream.read_to_string(&mut answer).await.expect("the end");
         assert!(answer.ends_with("ok"), "{answer}");
+    })
+    .await;
+}
+
+/// More than the socket's buffers hold, so that bytes are left when the record closes.
+#[tokio::test]
+async fn a_client_that_half_closed_gets_a_large_answer_whole() {
+    local(async {
+        let upstream = Upstream::start(|_, _| {
+            let body = Full::new(Bytes::from(vec![b'x'; 32 << 20]));
+            Box::pin(std::future::ready(http::Response::new(body.boxed())))
+        })
+        .await;
+        let mesh = Mesh::start(vec![forward(cluster(&[upstream.address]))]).await;
+        let mut stream = mesh.connect().await;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .expect("written");
+        stream.shutdown().await.expect("shut down");
+        tokio::time::sleep(ms(500)).await;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an answer");
+        assert!(answer.len() > 32 << 20, "{} bytes", answer.len());
     })
     .await;
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::body::{RequestBody, UpstreamBody};
+use super::checkout::Checkout;
 use super::error::{Kind, TrafficError};
 use super::host::{ActiveOnHost, Host};
 use super::limits::Counted;
 use super::outlier::Outcome;
-use super::pool::{Checkout, Pool, WireProtocol};
+use super::pool::{Pool, WireProtocol};
 use super::wire::classify;
 use crate::snapshot::Endpoint;
 use crate::telemetry::record::{DestinationLabels, WorkloadLabels};

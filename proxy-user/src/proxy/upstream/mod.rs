@@ -7,6 +7,7 @@
 
 mod balance;
 mod body;
+mod checkout;
 mod cluster;
 mod connect;
 mod error;
@@ -15,6 +16,7 @@ mod host;
 mod lease;
 mod limits;
 mod outlier;
+mod peer_settings;
 mod pool;
 mod session;
 mod tables;

@@ -8,19 +8,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::checkout::{Checkout, ConnectionState, Slot};
 use super::connect::connect;
 use super::error::{Kind, TrafficError};
 use super::host::{ClusterShared, HostCore};
-use super::limits::Counted;
 use super::outlier::Outcome;
-use super::wire::{self, Connected, Sender};
+use super::wire;
 use crate::snapshot::policy::ConnectionPool;
 
 /// What a connection speaks.
@@ -55,57 +55,6 @@ pub(super) struct Pool {
     ready: RefCell<Vec<Checkout>>,
     waiters: RefCell<VecDeque<Waiter>>,
     connecting: Cell<u32>,
-}
-
-/// A connection in the hands of a request, or waiting for one.
-pub(super) struct Checkout {
-    pub(super) sender: Sender,
-    pub(super) state: Rc<ConnectionState>,
-    /// Held while a request has it, or has been promised it.
-    place: Option<StreamPlace>,
-}
-
-/// One request's place on a connection, given back on drop.
-struct StreamPlace(Rc<ConnectionState>);
-
-impl Drop for StreamPlace {
-    fn drop(&mut self) {
-        self.0.busy.set(self.0.busy.get().saturating_sub(1));
-    }
-}
-
-/// What pool, driver and requests share about one connection.
-#[derive(Debug)]
-pub(super) struct ConnectionState {
-    /// Requests given to it so far.
-    pub(super) served: Cell<u32>,
-    /// Requests on it now.
-    pub(super) busy: Cell<u32>,
-    pub(super) idle_since: Cell<Instant>,
-    /// It gets no further requests: too old, too much used, or its endpoint has left.
-    pub(super) is_retired: Cell<bool>,
-    pub(super) facts: Connected,
-    _slot: Slot,
-}
-
-/// A connection's place in the counts; its end may let a waiting request connect.
-#[derive(Debug)]
-struct Slot {
-    pool: Weak<Pool>,
-    core: Rc<HostCore>,
-    counted: Option<Counted>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.counted = None;
-        self.core
-            .connections
-            .set(self.core.connections.get().saturating_sub(1));
-        if let Some(pool) = self.pool.upgrade() {
-            pool.connect_for_waiters();
-        }
-    }
 }
 
 impl std::fmt::Debug for Pool {
@@ -195,7 +144,7 @@ impl Pool {
     }
 
     /// Starts as many connects as waiting requests need and limits allow.
-    fn connect_for_waiters(self: &Rc<Self>) {
+    pub(super) fn connect_for_waiters(self: &Rc<Self>) {
         self.waiters
             .borrow_mut()
             .retain(|waiter| !waiter.is_closed());
@@ -214,12 +163,7 @@ impl Pool {
             let Some(counted) = limits.connection(&policy, host_connections) else {
                 return;
             };
-            self.core.connections.set(host_connections + 1);
-            let slot = Slot {
-                pool: Rc::downgrade(self),
-                core: Rc::clone(&self.core),
-                counted: Some(counted),
-            };
+            let slot = Slot::new(Rc::downgrade(self), &self.core, counted);
             self.connecting.set(self.connecting.get() + 1);
             spawn_local(Rc::clone(self).open(slot));
         }
@@ -237,20 +181,10 @@ impl Pool {
         match connected {
             Ok((sender, driver, facts)) => {
                 self.report(Outcome::Connected);
-                let state = Rc::new(ConnectionState {
-                    served: Cell::new(0),
-                    busy: Cell::new(0),
-                    idle_since: Cell::new(Instant::now()),
-                    is_retired: Cell::new(false),
-                    facts,
-                    _slot: slot,
-                });
-                spawn_local(Rc::clone(&self).drive(driver, Rc::clone(&state), Rc::clone(&policy)));
-                self.offer(Checkout {
-                    sender,
-                    state,
-                    place: None,
-                });
+                let checkout = Checkout::new(sender, facts, slot);
+                let state = Rc::clone(&checkout.state);
+                spawn_local(Rc::clone(&self).drive(driver, state, Rc::clone(&policy)));
+                self.offer(checkout);
             }
             Err(error) => {
                 self.report(Outcome::ConnectFailure);
@@ -421,48 +355,6 @@ impl Drop for Waiting<'_> {
         self.receiver.close();
         if let Ok(Ok(checkout)) = self.receiver.try_recv() {
             self.pool.give_back(checkout);
-        }
-    }
-}
-
-impl Checkout {
-    fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    fn can_take_stream(&self, policy: &ConnectionPool) -> bool {
-        let served_max = match policy.max_requests_per_connection {
-            0 => u32::MAX,
-            max => max,
-        };
-        self.state.busy.get() < policy.max_concurrent_streams.max(1)
-            && self.state.served.get() < served_max
-            && !self.state.is_retired.get()
-            && !self.sender.is_closed()
-    }
-
-    /// In the hands of a request from now on.
-    fn promised(mut self) -> Self {
-        self.state.busy.set(self.state.busy.get() + 1);
-        self.state
-            .served
-            .set(self.state.served.get().saturating_add(1));
-        self.place = Some(StreamPlace(Rc::clone(&self.state)));
-        self
-    }
-
-    /// No longer in anybody's hands.
-    fn returned(mut self) -> Self {
-        self.place = None;
-        self
-    }
-
-    /// Another handle to a multiplexed connection.
-    fn share(&self) -> Self {
-        Self {
-            sender: self.sender.share(),
-            state: Rc::clone(&self.state),
-            place: None,
         }
     }
 }

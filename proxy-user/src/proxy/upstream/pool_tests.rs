@@ -32,6 +32,10 @@ struct Server {
 
 impl Server {
     async fn start(protocol: WireProtocol, permits: usize) -> Self {
+        Self::start_with(protocol, permits, 1024).await
+    }
+
+    async fn start_with(protocol: WireProtocol, permits: usize, streams_max: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let connections = Rc::new(Cell::new(0));
@@ -56,7 +60,8 @@ impl Server {
                             http1::Builder::new().serve_connection(io, service).await
                         }
                         WireProtocol::Http2 => {
-                            let builder = http2::Builder::new(LocalExecutor);
+                            let mut builder = http2::Builder::new(LocalExecutor);
+                            builder.max_concurrent_streams(streams_max);
                             builder.serve_connection(io, service).await
                         }
                     };
@@ -224,6 +229,20 @@ async fn http2_shares_one_connection_up_to_its_streams() {
                 assert_eq!(server.connections.get(), expected, "{streams} streams");
                 assert_eq!(client.counts()[2], 0);
             }
+        })
+        .await;
+}
+
+/// The limit that the server announces counts as much as the policy's.
+#[tokio::test]
+async fn more_streams_than_the_server_allows_go_over_another_connection() {
+    LocalSet::new()
+        .run_until(async {
+            let server = Server::start_with(WireProtocol::Http2, 1, 2).await;
+            let client = Client::new(&server, WireProtocol::Http2, ConnectionPool::default());
+            client.get().await.expect("a response");
+            assert_eq!(client.burst(6, &server).await, (6, 0));
+            assert!(server.connections.get() > 1);
         })
         .await;
 }

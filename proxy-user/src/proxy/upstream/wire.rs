@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::body::RequestBody;
 use super::error::{Kind, Side, TrafficError};
+use super::peer_settings::{SettingsReader, StreamsMax};
 use super::pool::WireProtocol;
 use crate::snapshot::policy::ConnectionPool;
 
@@ -29,7 +30,14 @@ pub(super) type Driver = Pin<Box<dyn Future<Output = ()>>>;
 pub(super) struct Connected {
     pub(super) peer: SocketAddr,
     pub(super) local: Option<SocketAddr>,
-    read_len_bytes: Arc<AtomicU64>,
+    seen: Arc<Seen>,
+}
+
+/// What was seen of the bytes that the peer sent.
+#[derive(Debug, Default)]
+struct Seen {
+    read_len_bytes: AtomicU64,
+    streams_max: StreamsMax,
 }
 
 /// The sending end of a connection.
@@ -56,15 +64,19 @@ pub(super) async fn handshake(
     let peer = stream
         .peer_addr()
         .map_err(|error| TrafficError::upstream(Kind::ConnectFailed, None).because(error))?;
-    let read_len_bytes = Arc::new(AtomicU64::new(0));
+    let seen = Arc::<Seen>::default();
     let facts = Connected {
         peer,
         local,
-        read_len_bytes: Arc::clone(&read_len_bytes),
+        seen: Arc::clone(&seen),
     };
-    let io = TokioIo::new(CountedStream {
+    let io = TokioIo::new(WatchedStream {
         stream,
-        read_len_bytes,
+        seen,
+        settings: match protocol {
+            WireProtocol::Http1 => SettingsReader::done(),
+            WireProtocol::Http2 => SettingsReader::default(),
+        },
     });
     let failed = |error: hyper::Error| classify(&error, &facts, u64::MAX).with_upstream(peer);
     match protocol {
@@ -155,7 +167,12 @@ impl Sender {
 
 impl Connected {
     pub(super) fn read_len_bytes(&self) -> u64 {
-        self.read_len_bytes.load(Ordering::Relaxed)
+        self.seen.read_len_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Streams that an HTTP/2 server allows.
+    pub(super) fn streams_max(&self) -> u32 {
+        self.seen.streams_max.get()
     }
 }
 
@@ -237,27 +254,35 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     }
 }
 
-/// A stream that counts what was read.
-struct CountedStream {
+/// A stream that takes note of what was read.
+struct WatchedStream {
     stream: TcpStream,
-    read_len_bytes: Arc<AtomicU64>,
+    seen: Arc<Seen>,
+    settings: SettingsReader,
 }
 
-impl AsyncRead for CountedStream {
+impl AsyncRead for WatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = (buf.filled().len() - before) as u64;
-        self.read_len_bytes.fetch_add(read, Ordering::Relaxed);
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let read = buf.filled().get(before..).unwrap_or_default();
+        let count = &this.seen.read_len_bytes;
+        // One task writes it, so that no locked instruction is needed.
+        count.store(
+            count.load(Ordering::Relaxed) + read.len() as u64,
+            Ordering::Relaxed,
+        );
+        this.settings.read(read, &this.seen.streams_max);
         polled
     }
 }
 
-impl AsyncWrite for CountedStream {
+impl AsyncWrite for WatchedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
