@@ -210,7 +210,15 @@ impl Node for LiveNode {
     }
 
     fn maps(&self) -> Vec<MapView> {
-        Vec::new()
+        let fills = self.kernel.fills();
+        fills
+            .into_iter()
+            .map(|fill| MapView {
+                name: fill.name.to_owned(),
+                entries: u64::try_from(fill.entries).ok(),
+                capacity: fill.entries_max.into(),
+            })
+            .collect()
     }
 
     fn settings(&self) -> Value {

@@ -12,7 +12,7 @@ use std::{
 
 use proxy_common::{addr::Family, flow::LiveFlow, pod::PodId, reason::Reason};
 
-use super::{FlowEvents, KernelError, KernelMaps, LinkCheck, Names, PodEntry, SyncReport};
+use super::{FlowEvents, KernelError, KernelMaps, LinkCheck, MapFill, Names, PodEntry, SyncReport};
 use crate::{
     net::{CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource},
     snapshot::KernelView,
@@ -163,6 +163,10 @@ impl KernelMaps for FakeKernel {
 
     fn live_flows(&self) -> Result<Vec<LiveFlow>, KernelError> {
         Ok(Vec::new())
+    }
+
+    fn fills(&self) -> Vec<MapFill> {
+        Vec::new()
     }
 
     fn names(&self) -> Arc<Names> {

@@ -90,10 +90,10 @@ pub trait KernelMaps: Send + Sync {
     /// What the kernel answers.
     fn remove_listener(&self, pod: PodId, family: Family) -> Result<(), KernelError>;
 
-    /// Exempts a daemon from capture by its cgroup's inode; before its first upstream socket.
+    /// Exempts a daemon from capture by its cgroup's inode; before its first upstream socket. With more than four the one that registered first is forgotten.
     ///
     /// # Errors
-    /// More than four daemons.
+    /// What the kernel answers.
     fn register_daemon(&self, cgroup_id: u64) -> Result<(), KernelError>;
 
     /// The opposite, for a daemon that has gone. An unknown one is no error.
@@ -124,7 +124,8 @@ pub trait KernelMaps: Send + Sync {
     /// Original destinations for accept.
     fn original_dsts(&self) -> Arc<dyn OriginalDstSource>;
 
-    /// Removes original destinations that nobody accepted for 60 s; returns how many.
+    /// Removes original destinations that nobody accepted for 60 s, and returns how many. From 10 s
+    /// after the start on it also removes pods of an earlier daemon that this one has not named.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -150,11 +151,25 @@ pub trait KernelMaps: Send + Sync {
     /// What the kernel answers.
     fn live_flows(&self) -> Result<Vec<LiveFlow>, KernelError>;
 
+    /// How full the maps are.
+    fn fills(&self) -> Vec<MapFill>;
+
     /// The names behind the ids in flows, as of the last sync.
     fn names(&self) -> Arc<Names>;
 
     /// Flow records; there is one reader, so the second call returns `None`.
     fn take_flow_events(&self) -> Option<FlowEvents>;
+}
+
+/// Fill level of one map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapFill {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in it.
+    pub entries: usize,
+    /// Entries that fit.
+    pub entries_max: u32,
 }
 
 /// A pod as the daemon knows it.

@@ -85,6 +85,48 @@ impl Pods {
         }
     }
 
+    /// Removes the pods of an earlier daemon that this one has not named; returns how many.
+    pub(super) fn remove_strangers(&mut self, maps: &mut Maps) -> Result<usize, KernelError> {
+        let namespaces = maps.pods.keys().flatten().map(PodId::namespace);
+        let cgroups = maps.host_pods.keys().flatten().map(PodId::cgroup);
+        let strangers: Vec<PodId> = namespaces
+            .chain(cgroups)
+            .filter(|id| !self.by_id.contains_key(id))
+            .collect();
+        for id in &strangers {
+            self.remove(maps, *id)?;
+        }
+        let is_known = |key: &ExclusionKey| {
+            self.by_id
+                .keys()
+                .any(|id| (id.id, id.space) == (key.id, key.space))
+        };
+        let left: Vec<(u32, ExclusionKey)> = maps
+            .exclusions
+            .keys()
+            .flatten()
+            .map(|key| (key.prefix_len(), key.data()))
+            .filter(|(_, key)| !is_known(key))
+            .collect();
+        remove_exclusions(maps, left.into_iter())?;
+        Ok(strangers.len())
+    }
+
+    /// Entries in `PODS`, `HOST_PODS` and `EXCLUSIONS`.
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        let host_pods = self
+            .by_id
+            .keys()
+            .filter(|id| id.space == PodId::CGROUP)
+            .count();
+        let exclusions = self
+            .by_id
+            .values()
+            .map(|known| known.exclusions.len())
+            .sum();
+        (self.by_id.len() - host_pods, host_pods, exclusions)
+    }
+
     /// Ids of scopes that a pod in the maps names, also one that an earlier daemon wrote.
     pub(super) fn scopes_in_use(&self, maps: &Maps) -> HashSet<u32> {
         let own = self.by_id.values().map(|known| known.scope);

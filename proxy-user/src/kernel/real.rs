@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -21,8 +21,8 @@ use proxy_common::{
 };
 
 use super::{
-    FlowEvents, KernelError, KernelMaps, KernelOptions, LinkCheck, ListenerPorts, Names, PodEntry,
-    SyncReport,
+    FlowEvents, KernelError, KernelMaps, KernelOptions, LinkCheck, ListenerPorts, MapFill, Names,
+    PodEntry, SyncReport,
     attach::Links,
     load::{self, Loaded, Maps},
     maps::{self, removed},
@@ -30,7 +30,7 @@ use super::{
     original_dst::{self, KernelOriginalDsts},
     pin::PinDirs,
     pods::Pods,
-    sync::Planner,
+    sync::{EntryKey, Planner},
     sys,
     workers::{HeartbeatPage, MappedHeartbeat},
 };
@@ -56,7 +56,12 @@ struct State {
     links: Links,
     pins: PinDirs,
     node: NodeState,
+    opened: Instant,
+    has_swept_pods: bool,
 }
+
+/// By then a daemon has named every pod that is still there.
+const STRANGERS_AFTER: Duration = Duration::from_secs(10);
 
 impl Kernel {
     /// Loads the programs and opens the maps, those of an earlier daemon with the same layout
@@ -77,7 +82,7 @@ impl Kernel {
         let ports = Arc::new(ArcSwap::from_pointee(ListenerPorts::new()));
         let original_dsts =
             KernelOriginalDsts::new(&loaded.maps.original_dsts, Arc::clone(&ports))?;
-        let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let node = NodeState {
             renewed_ns: 0,
             stale_after_ns: nanos(options.stale_after),
@@ -101,6 +106,8 @@ impl Kernel {
                 loaded,
                 pins,
                 node,
+                opened: Instant::now(),
+                has_swept_pods: false,
             }),
         })
     }
@@ -220,12 +227,22 @@ impl KernelMaps for Kernel {
     }
 
     fn register_daemon(&self, cgroup_id: u64) -> Result<(), KernelError> {
-        let failed = |error| KernelError::map("insert into", map::DAEMONS, error);
-        self.state()
-            .maps()
-            .daemons
-            .insert(cgroup_id, 1, 0)
-            .map_err(failed)
+        let failed = |error| KernelError::map("write", map::DAEMONS, error);
+        let mut state = self.state();
+        let daemons = &mut state.maps().daemons;
+        // The value is the time, so that daemons which were killed make room for later ones.
+        let others: Vec<(u64, u32)> = daemons
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(id, _)| *id != cgroup_id)
+            .collect();
+        if others.len() >= map::DAEMONS_MAX as usize
+            && let Some((oldest, _)) = others.iter().min_by_key(|(_, seconds)| *seconds)
+        {
+            removed(daemons.remove(oldest)).map_err(failed)?;
+        }
+        let seconds = u32::try_from(monotonic_ns() / 1_000_000_000).unwrap_or(u32::MAX);
+        daemons.insert(cgroup_id, seconds, 0).map_err(failed)
     }
 
     fn unregister_daemon(&self, cgroup_id: u64) -> Result<(), KernelError> {
@@ -269,7 +286,16 @@ impl KernelMaps for Kernel {
         let mut map: HashMap<MapData, OriginalDstKey, OriginalDstValue> = bare
             .try_into()
             .map_err(|error| KernelError::map("open", map::ORIGINAL_DSTS, error))?;
-        original_dst::sweep(&mut map, &ports)
+        let count = original_dst::sweep(&mut map, &ports)?;
+        if !state.has_swept_pods && state.opened.elapsed() > STRANGERS_AFTER {
+            let State { loaded, pods, .. } = &mut *state;
+            let strangers = pods.remove_strangers(&mut loaded.maps)?;
+            state.has_swept_pods = true;
+            if strangers > 0 {
+                tracing::info!(pods = strangers, "forgot pods of an earlier daemon");
+            }
+        }
+        Ok(count)
     }
 
     fn check_links(&self) -> Result<LinkCheck, KernelError> {
@@ -299,6 +325,53 @@ impl KernelMaps for Kernel {
         } = &mut *state;
         repair_live_counts(&mut loaded.maps, planner, &flows)?;
         Ok(flows)
+    }
+
+    fn fills(&self) -> Vec<MapFill> {
+        let state = self.state();
+        let tables = state.planner.present();
+        let (pods, host_pods, exclusions) = state.pods.counts();
+        let is_cidr = |key: &&EntryKey| matches!(key, EntryKey::Cidr(..));
+        let cidrs = tables.services.keys().filter(is_cidr).count();
+        let slots = tables.endpoints.values().flatten().map(Vec::len).sum();
+        let maps = &state.loaded.maps;
+        [
+            (map::PODS, pods, map::PODS_MAX),
+            (map::HOST_PODS, host_pods, map::HOST_PODS_MAX),
+            (map::EXCLUSIONS, exclusions, map::EXCLUSIONS_MAX),
+            (
+                map::DAEMONS,
+                maps.daemons.keys().flatten().count(),
+                map::DAEMONS_MAX,
+            ),
+            (
+                map::LISTENERS,
+                maps.listeners.keys().flatten().count(),
+                map::LISTENERS_MAX,
+            ),
+            (
+                map::SERVICES,
+                tables.services.len() - cidrs,
+                map::SERVICES_MAX,
+            ),
+            (map::SERVICE_CIDRS, cidrs, map::SERVICE_CIDRS_MAX),
+            (map::OVERRIDES, tables.overrides.len(), map::OVERRIDES_MAX),
+            (map::SCOPES, tables.scopes.len(), map::SCOPES_MAX),
+            (map::CLUSTERS, tables.clusters.len(), map::CLUSTERS_MAX),
+            (map::ENDPOINTS, slots, map::ENDPOINTS_MAX),
+            (map::SPLITS, tables.splits.len(), map::SPLITS_MAX),
+            (
+                map::LIVE_COUNTS,
+                state.planner.live_ids().count(),
+                map::LIVE_COUNTS_MAX,
+            ),
+        ]
+        .map(|(name, entries, entries_max)| MapFill {
+            name,
+            entries,
+            entries_max,
+        })
+        .to_vec()
     }
 
     fn names(&self) -> Arc<Names> {

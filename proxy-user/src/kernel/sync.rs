@@ -197,6 +197,11 @@ impl Planner {
         id
     }
 
+    /// What the maps hold, as far as this process and its predecessor wrote it.
+    pub(super) fn present(&self) -> &Tables {
+        &self.present
+    }
+
     /// Every index of `LIVE_COUNTS` that an endpoint has.
     pub(super) fn live_ids(&self) -> impl Iterator<Item = u32> + '_ {
         self.live_ids.values().copied()

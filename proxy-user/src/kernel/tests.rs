@@ -52,6 +52,8 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
             ("host pods", shapes::host_pods_are_found_by_their_cgroup),
             ("not ready", shapes::strict_refuses_pods_that_are_not_ready),
             ("v6 and options", shapes::ipv6_keepalive_and_ports),
+            ("daemons", shapes::the_oldest_daemon_makes_room),
+            ("strangers", shapes::pods_of_an_earlier_daemon_are_forgotten),
             ("layouts", shapes::other_layouts_are_dropped),
             ("flows", flows_count_payload_exactly),
             ("live flows", live_flows_and_counts_agree),

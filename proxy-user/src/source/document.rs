@@ -30,12 +30,14 @@ pub struct SyntaxError {
     pub message: String,
 }
 
-/// Reads all documents of a text. Empty documents are left out.
+/// Reads the documents of a text one after the other, so that only one tree is
+/// in memory at a time. Empty documents are left out.
 ///
 /// # Errors
 ///
-/// The first place at which the text is not UTF-8, not YAML or beyond a budget.
-pub fn parse_documents(bytes: &[u8]) -> Result<Vec<Node>, SyntaxError> {
+/// The first place at which the text is not UTF-8, not YAML or beyond a budget;
+/// documents before it were handed to `take`.
+pub fn for_each_document(bytes: &[u8], mut take: impl FnMut(Node)) -> Result<(), SyntaxError> {
     let refuse = |message: &str| SyntaxError {
         line: 0,
         message: message.to_owned(),
@@ -55,14 +57,21 @@ pub fn parse_documents(bytes: &[u8]) -> Result<Vec<Node>, SyntaxError> {
             message: format!("not YAML: {}", error.info()),
         })?;
         reader.take(event, &span)?;
+        if let Some(document) = reader.document.take() {
+            take(document);
+        }
     }
-    Ok(reader.documents)
+    Ok(())
 }
 
 /// Reads foreign bytes as far as this module goes, and forgets the result:
 /// the entry of fuzzers. Returns how many documents there were.
 pub fn fuzz_entry(bytes: &[u8]) -> usize {
-    parse_documents(bytes).map_or(0, |documents| documents.len())
+    let mut count = 0;
+    match for_each_document(bytes, |_| count += 1) {
+        Ok(()) => count,
+        Err(_) => 0,
+    }
 }
 
 fn options() -> Options {
@@ -110,7 +119,8 @@ fn without_separator_text(text: &str) -> std::borrow::Cow<'_, str> {
 /// Builds trees from the parser's events.
 #[derive(Default)]
 struct Reader {
-    documents: Vec<Node>,
+    /// A document that is complete.
+    document: Option<Node>,
     /// The collections that are open, from the outside in.
     open: Vec<Open>,
     nodes_by_anchor: HashMap<usize, Anchored>,
@@ -332,7 +342,7 @@ impl Reader {
         }
         let Some(parent) = self.open.last_mut() else {
             if !node.is_null() {
-                self.documents.push(node);
+                self.document = Some(node);
             }
             return Ok(());
         };
@@ -454,6 +464,11 @@ fn tree_len_bytes(node: &Node) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_documents(bytes: &[u8]) -> Result<Vec<Node>, SyntaxError> {
+        let mut documents = Vec::new();
+        for_each_document(bytes, |document| documents.push(document)).map(|()| documents)
+    }
 
     /// Documents as one line of JSON-like text.
     fn show(node: &Node) -> String {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::document::{SyntaxError, parse_documents};
+use super::document::{SyntaxError, for_each_document};
 use super::node::{Entry, Node, Value};
 use super::typed::{self, TypeProblem};
 use crate::api::honoured::{HonouredValues, find_not_honoured};
@@ -54,14 +54,11 @@ pub struct ReadObject {
 ///
 /// The first place at which the text does not parse.
 pub fn read_file(file: &Arc<str>, bytes: &[u8]) -> Result<FileContent, SyntaxError> {
-    let documents = parse_documents(bytes)?;
     let mut reader = Reader {
         file,
         content: FileContent::default(),
     };
-    for document in documents {
-        reader.read_document(document, None);
-    }
+    for_each_document(bytes, |document| reader.read_document(document, None))?;
     Ok(reader.content)
 }
 

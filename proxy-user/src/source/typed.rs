@@ -491,11 +491,15 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 mod tests {
     use super::*;
     use crate::api::{Duration, Pod, StringMatch, VirtualService};
-    use crate::source::document::parse_documents;
+    use crate::source::document::for_each_document;
 
     fn read_text<T: DeserializeOwned>(text: &str) -> Result<T, TypeProblem> {
-        let documents = parse_documents(text.as_bytes()).expect("YAML");
-        read(&documents[0], "")
+        let mut first = None;
+        for_each_document(text.as_bytes(), |document| {
+            first.get_or_insert(document);
+        })
+        .expect("YAML");
+        read(&first.expect("a document"), "")
     }
 
     #[test]

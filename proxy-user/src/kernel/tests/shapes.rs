@@ -273,3 +273,50 @@ pub(super) fn other_layouts_are_dropped(lab: &mut Lab) {
     assert!(!other.exists());
     assert!(lab.options.pins.join("v1").exists());
 }
+
+pub(super) fn the_oldest_daemon_makes_room(lab: &mut Lab) {
+    for id in 1..=6 {
+        lab.kernel.register_daemon(id).expect("room is made");
+    }
+    lab.kernel
+        .register_daemon(lab.cgroup_id)
+        .expect("room is made");
+    assert_eq!(reason(lab, "10.0.0.20:80"), [Reason::Daemon]);
+    for id in (1..=6).chain([lab.cgroup_id]) {
+        lab.kernel.unregister_daemon(id).expect("it goes");
+    }
+}
+
+pub(super) fn pods_of_an_earlier_daemon_are_forgotten(lab: &mut Lab) {
+    let stranger = u64::MAX;
+    let entry = PodEntry {
+        id: PodId::namespace(stranger),
+        exclusions: Exclusions {
+            exclude_ports: vec![22],
+            ..Exclusions::default()
+        },
+        ..lab.pod.clone()
+    };
+    lab.upsert(&entry);
+    lab.crash();
+    lab.open();
+    lab.kernel.attach().expect("the swap");
+    lab.sync(&lab.view());
+    lab.register();
+    let pods = aya::maps::MapData::from_pin(lab.options.pins.join("v1").join("PODS"));
+    let pods = aya::maps::Map::HashMap(pods.expect("it is pinned"));
+    let pods = aya::maps::HashMap::<_, u64, proxy_common::pod::PodValue>::try_from(pods);
+    let pods = pods.expect("the shape of PODS");
+    let has = |cookie: u64| pods.get(&cookie, 0).is_ok();
+    assert!(
+        has(stranger),
+        "not at once: pods need a moment to be named again"
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while has(stranger) && Instant::now() < deadline {
+        lab.kernel.sweep_original_dsts().expect("the sweep");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!has(stranger));
+    assert!(has(lab.netns.0));
+}

@@ -96,14 +96,12 @@ impl Checkout {
         self.sender.is_closed()
     }
 
-    pub(super) fn can_take_stream(&self, policy: &ConnectionPool) -> bool {
+    pub(super) fn can_take_stream(&self, policy: &ConnectionPool, server_max: u32) -> bool {
         let served_max = match policy.max_requests_per_connection {
             0 => u32::MAX,
             max => max,
         };
-        let streams_max = policy
-            .max_concurrent_streams
-            .min(self.state.facts.streams_max());
+        let streams_max = policy.max_concurrent_streams.min(server_max);
         self.state.busy.get() < streams_max.max(1)
             && self.state.served.get() < served_max
             && !self.state.is_retired.get()

@@ -178,7 +178,7 @@ impl Lease {
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, TrafficError> {
         let mut request = request;
-        let is_grpc = is_grpc(request.headers());
+        let is_grpc = self.is_watched() && is_grpc(request.headers());
         loop {
             let Some(mut guard) = self.guard.take() else {
                 return Err(self.terminated());
@@ -190,7 +190,9 @@ impl Lease {
             let is_reused = checkout.state.served.get() > 1;
             match checkout.sender.send(request).await {
                 Ok(response) => {
-                    report(&guard.pool, Outcome::Status(status_of(&response, is_grpc)));
+                    if guard.pool.shared.outlier.is_on() {
+                        report(&guard.pool, Outcome::Status(status_of(&response, is_grpc)));
+                    }
                     return Ok(with_guard(response, guard));
                 }
                 Err((_, Some(returned))) if is_reused => {
@@ -207,6 +209,12 @@ impl Lease {
                 }
             }
         }
+    }
+
+    /// Outlier detection wants to know how this attempt ends.
+    fn is_watched(&self) -> bool {
+        let guard = self.guard.as_ref();
+        guard.is_some_and(|guard| guard.pool.shared.outlier.is_on())
     }
 
     fn terminated(&self) -> TrafficError {

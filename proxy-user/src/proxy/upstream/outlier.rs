@@ -84,6 +84,11 @@ impl Outlier {
         policy.as_ref().map(|policy| policy.interval)
     }
 
+    /// Outcomes count for something.
+    pub(super) fn is_on(&self) -> bool {
+        self.policy.borrow().is_some()
+    }
+
     /// Counts one outcome and ejects the host when a threshold is reached.
     pub(super) fn report(&self, host: &HostHealth, outcome: Outcome, now: Instant) {
         let policy = self.policy.borrow();

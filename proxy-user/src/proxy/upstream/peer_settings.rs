@@ -24,8 +24,8 @@ impl Default for StreamsMax {
 }
 
 impl StreamsMax {
-    pub(super) fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+    pub(super) fn get(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|max| *max != u32::MAX)
     }
 }
 
@@ -112,10 +112,10 @@ mod tests {
     #[test]
     fn the_limit_is_found_however_the_frame_arrives() {
         for (settings, expected) in [
-            (&[(4, 65_535), (3, 7)][..], 7),
-            (&[(3, 7), (3, 9)], 9), // the last one counts
-            (&[(4, 65_535)], u32::MAX),
-            (&[], u32::MAX),
+            (&[(4, 65_535), (3, 7)][..], Some(7)),
+            (&[(3, 7), (3, 9)], Some(9)), // the last one counts
+            (&[(4, 65_535)], None),
+            (&[], None),
         ] {
             let bytes = frame(settings);
             for chunk in [1, 5, 1000] {
@@ -135,7 +135,7 @@ mod tests {
             let (limit, mut reader) = (StreamsMax::default(), SettingsReader::default());
             reader.read(bytes, &limit);
             reader.read(&[0; 600], &limit);
-            assert!(reader.is_done && limit.get() == u32::MAX);
+            assert!(reader.is_done && limit.get().is_none());
         }
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct Pool {
     ready: RefCell<Vec<Checkout>>,
     waiters: RefCell<VecDeque<Waiter>>,
     connecting: Cell<u32>,
+    /// Streams that the server allowed on its last connection: a new one, whose
+    /// SETTINGS are still on their way, is not given more.
+    server_streams: Cell<u32>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -75,6 +78,7 @@ impl Pool {
             ready: RefCell::default(),
             waiters: RefCell::default(),
             connecting: Cell::new(0),
+            server_streams: Cell::new(u32::MAX),
         }
     }
 
@@ -113,7 +117,7 @@ impl Pool {
                     let policy = self.shared.policy();
                     let free = ready
                         .iter()
-                        .find(|checkout| checkout.can_take_stream(&policy));
+                        .find(|checkout| self.can_take_stream(checkout, &policy));
                     free.map(Checkout::share)
                 }
             };
@@ -295,7 +299,7 @@ impl Pool {
 
     fn offer_streams(self: &Rc<Self>, checkout: &Checkout) {
         let policy = self.shared.policy();
-        while checkout.can_take_stream(&policy) {
+        while self.can_take_stream(checkout, &policy) {
             let Some(waiter) = self.next_waiter() else {
                 break;
             };
@@ -323,7 +327,19 @@ impl Pool {
             0 => u32::MAX,
             max => max,
         };
-        policy.max_concurrent_streams.min(per_connection).max(1)
+        policy
+            .max_concurrent_streams
+            .min(self.server_streams.get())
+            .min(per_connection)
+            .max(1)
+    }
+
+    fn can_take_stream(&self, checkout: &Checkout, policy: &ConnectionPool) -> bool {
+        let known = checkout.state.facts.streams_max();
+        if let Some(known) = known {
+            self.server_streams.set(known);
+        }
+        checkout.can_take_stream(policy, known.unwrap_or(self.server_streams.get()))
     }
 
     /// Closes what nobody uses.

@@ -170,8 +170,8 @@ impl Connected {
         self.seen.read_len_bytes.load(Ordering::Relaxed)
     }
 
-    /// Streams that an HTTP/2 server allows.
-    pub(super) fn streams_max(&self) -> u32 {
+    /// Streams that an HTTP/2 server allows, once it has said so.
+    pub(super) fn streams_max(&self) -> Option<u32> {
         self.seen.streams_max.get()
     }
 }
