@@ -89,7 +89,10 @@ impl Control {
     ) -> (Self, S) {
         tokio::pin!(stop);
         let mut renew = tokio::time::interval(RENEW_EVERY);
-        let mut check = tokio::time::interval(CHECK_EVERY);
+        // Not at once: pods of an earlier daemon are found within a scan or two, and until then
+        // their listeners and queued connections look abandoned.
+        let mut check =
+            tokio::time::interval_at(tokio::time::Instant::now() + CHECK_EVERY, CHECK_EVERY);
         for interval in [&mut renew, &mut check] {
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
