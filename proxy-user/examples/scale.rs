@@ -54,10 +54,6 @@ fn mesh(size: &Size) -> Files {
             let number = service * size.endpoints + endpoint;
             let (x, y, z) = (number / 62_500, number / 250 % 250, number % 250 + 1);
             let ip = format!("11.{x}.{y}.{z}");
-            let _ = writeln!(
-                endpoints,
-                "- {{addresses: [{ip}], targetRef: {{kind: Pod, name: p{number}}}}}"
-            );
             let node = if number < size.scopes {
                 "here"
             } else {
@@ -68,6 +64,11 @@ fn mesh(size: &Size) -> Files {
             } else {
                 namespace
             };
+            let _ = writeln!(
+                endpoints,
+                "- {{addresses: [{ip}], targetRef: {{kind: Pod, namespace: ns{namespace}, \
+                 name: p{number}}}}}"
+            );
             write(
                 pods,
                 format!(

@@ -3,6 +3,8 @@
 //! The order: kernel maps, workers, node, admin; then the first configuration; then the
 //! programs are attached, so that nothing is captured before somebody can serve it.
 
+mod takeover;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use crate::proxy::{Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimi
 use crate::settings::{AccessLogEncoding, ConfigSource, Settings};
 use crate::snapshot::{Publisher, Snapshot, SnapshotReader};
 use crate::source::directory::{DirectorySource, WatchTimes, spawn_directory_source};
+use takeover::{HandedListener, Successor, Waiting};
+
 use crate::telemetry::{
     AccessLog, AccessLogFormat, MetricsRegistry, NodeMetrics, Telemetry, logging,
 };
@@ -27,6 +31,8 @@ use crate::telemetry::{
 const HEARTBEAT_MAX: Duration = Duration::from_secs(3);
 /// How long connections may go on after a stop signal.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long they may go on once a successor takes the new ones.
+const TAKEOVER_DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Handshakes under way when the listeners left the maps are queued within this.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
 /// Node events that may wait: a few per pod, and the node waits when it is full.
@@ -49,16 +55,16 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let mount = cgroup::mount_point().context("cannot find cgroup v2")?;
     let pods_root = pods_root(&settings, &mount)?;
+    let source = open_source(&settings)?;
+    let access_log = open_access_log(&settings)?;
+    // What a user can get wrong has been looked at: now a running daemon may make room.
+    let (waiting, handed) = take_over(&settings)?;
     let kernel = open_kernel(&settings, &pods_root)?;
     kernel
         .register_daemon(cgroup::own_id(&mount).context("cannot find the daemon's own cgroup")?)?;
 
-    let source = open_source(&settings)?;
     let (publisher, snapshot) = Publisher::new(Snapshot::default());
-    let telemetry = Telemetry::new(
-        Arc::new(MetricsRegistry::default()),
-        open_access_log(&settings)?,
-    );
+    let telemetry = Telemetry::new(Arc::new(MetricsRegistry::default()), access_log);
     let node_metrics = Arc::new(NodeMetrics::new(Arc::clone(telemetry.metrics())));
     let workers = spawn_workers(&settings, &snapshot, &kernel, &telemetry)?;
     let flows = FlowReader::spawn(Arc::clone(&kernel), snapshot.clone(), telemetry.recorder())?;
@@ -94,20 +100,37 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         wanted,
         metrics: node_metrics,
         live,
+        handed,
     });
     let first = Arc::clone(&updates.borrow());
     control.apply(&first);
     kernel.attach().context("cannot attach the programs")?;
     kernel.renew()?;
     tracing::info!("ready");
-    let workers = control.run(updates, node_events, stop_signal()?).await;
+    let (control, stop) = control.run(updates, node_events, stopped(waiting)?).await;
 
-    tracing::info!("draining");
-    // Connections that were captured just before are in the listeners' queues.
-    tokio::time::sleep(QUEUE_TIME).await;
-    drain(workers);
-    drop(servers);
-    drop(flows);
+    tracing::info!(?stop, "draining");
+    match stop {
+        Stop::Signal => {
+            let workers = control.release();
+            // Connections that were captured just before are in the listeners' queues.
+            tokio::time::sleep(QUEUE_TIME).await;
+            drain(workers, DRAIN_MAX);
+            drop(servers);
+            drop(flows);
+        }
+        Stop::Successor(successor) => {
+            // Its ports and the flow records are the successor's from now on.
+            drop(servers);
+            drop(flows);
+            let (workers, listeners) = control.hand_over();
+            successor
+                .hand_over(&listeners)
+                .context("the successor has gone")?;
+            drop(listeners);
+            drain(workers, TAKEOVER_DRAIN_MAX);
+        }
+    }
     drop(source);
     // The node's thread ended with its event channel.
     let _ = node.join();
@@ -224,11 +247,9 @@ fn identity(settings: &Settings, pods_root: &Path, workers: usize) -> Identity {
     }
 }
 
-fn drain(workers: Vec<WorkerHandle>) {
+fn drain(workers: Vec<WorkerHandle>, deadline: Duration) {
     for worker in &workers {
-        if let Err(error) = worker.send(WorkerCommand::Drain {
-            deadline: DRAIN_MAX,
-        }) {
+        if let Err(error) = worker.send(WorkerCommand::Drain { deadline }) {
             tracing::warn!(worker = worker.id(), %error, "cannot drain");
         }
     }
@@ -239,14 +260,45 @@ fn drain(workers: Vec<WorkerHandle>) {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// Asks a running daemon to make room, and waits for successors of our own.
+fn take_over(settings: &Settings) -> anyhow::Result<(Option<Waiting>, Vec<HandedListener>)> {
+    let Some(path) = takeover::socket_path(settings) else {
+        return Ok((None, Vec::new()));
+    };
+    let handed = takeover::request(&path, &settings.pins)
+        .with_context(|| format!("cannot take over from the daemon at {}", path.display()))?;
+    if !handed.is_empty() {
+        tracing::info!(listeners = handed.len(), "took over from a running daemon");
+    }
+    let waiting = Waiting::bind(&path, &settings.pins)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    Ok((Some(waiting), handed))
+}
+
+/// Why the daemon ends.
+#[derive(Debug)]
+enum Stop {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// Another daemon takes over.
+    Successor(Successor),
+}
+
+/// Resolves at the first SIGTERM or SIGINT, or when a successor asks.
+fn stopped(waiting: Option<Waiting>) -> anyhow::Result<impl Future<Output = Stop>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let successor = async move {
+        match waiting {
+            Some(waiting) => waiting.successor().await,
+            None => std::future::pending().await,
+        }
+    };
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Stop::Signal,
+            _ = interrupt.recv() => Stop::Signal,
+            successor = successor => Stop::Successor(successor),
         }
     })
 }

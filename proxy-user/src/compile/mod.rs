@@ -76,13 +76,12 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let mut findings = Vec::new();
     let registry = Registry::build(objects, settings, &mut findings);
     let rules = RuleIndex::build(objects, settings, &mut findings);
-    let mut scopes = Scopes::build(objects, settings, &mut findings);
+    let scopes = Scopes::build(objects, settings, &mut findings);
     let unenforced = security::find_unenforced(objects, settings, &mut findings);
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
     let mut clusters = ClusterTable::new(&registry, &rules, settings);
     let mut problems = Problems::default();
     let virtual_services = VirtualServices::new(objects, &settings.mesh, &mut problems);
-    scopes.import_destinations(&virtual_services);
     let listeners = listener::build(
         &registry,
         &virtual_services,

@@ -13,7 +13,6 @@ use crate::settings::CompileSettings;
 use super::registry::workload::node_of;
 use super::registry::{Labels, Service};
 use super::sidecar::{SidecarIndex, SidecarView};
-use super::virtual_service::VirtualServices;
 
 /// A group of client pods with one view of the mesh.
 #[derive(Debug, Clone, Default)]
@@ -26,9 +25,6 @@ pub(crate) struct ClientView {
     pub(crate) labels: Labels,
     /// The Sidecar that applies, if any.
     pub(crate) sidecar: Option<Arc<SidecarView>>,
-    /// Hosts that VirtualServices lead to which the Sidecar imports, with their ports (0
-    /// is any): they are imported too.
-    pub(crate) auto_imported: BTreeMap<String, BTreeSet<u16>>,
     /// REGISTRY_ONLY, by the Sidecar or the mesh.
     pub(crate) is_registry_only: bool,
 }
@@ -51,17 +47,12 @@ impl ClientView {
         }
     }
 
-    /// Whether the Sidecar, if any, imports this port of `service`, or a VirtualService
-    /// that it imports leads there.
+    /// Whether the Sidecar, if any, imports this port of `service`.
     pub(crate) fn imports_port(&self, service: &Service, port: u16) -> bool {
-        let Some(sidecar) = &self.sidecar else {
-            return true;
-        };
-        if sidecar.imports_service(&self.namespace, service) {
-            return sidecar.imports_port(&self.namespace, service, port);
+        match &self.sidecar {
+            Some(sidecar) => sidecar.imports_port(&self.namespace, service, port),
+            None => true,
         }
-        let ports = self.auto_imported.get(&*service.host);
-        ports.is_some_and(|ports| ports.contains(&0) || ports.contains(&port))
     }
 
     /// Whether the Sidecar, if any, imports a VirtualService of `namespace` with
@@ -142,27 +133,6 @@ impl Scopes {
     }
 }
 
-impl Scopes {
-    /// Adds what imported VirtualServices lead to. Source: Istio, `SidecarScope`
-    /// (pilot/pkg/model/sidecar.go), which adds destinations unless their host is imported.
-    pub(crate) fn import_destinations(&mut self, virtual_services: &VirtualServices) {
-        for client in &mut self.clients {
-            if client.sidecar.is_none() {
-                continue;
-            }
-            let mut found: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
-            for rules in &virtual_services.all {
-                if rules.bucket(client).is_some() {
-                    for (host, ports) in &rules.destinations {
-                        found.entry(host.clone()).or_default().extend(ports);
-                    }
-                }
-            }
-            Arc::make_mut(client).auto_imported = found;
-        }
-    }
-}
-
 fn sidecar_conflict(first: &SidecarView, later: &SidecarView, pod: &ObjectKey) -> Finding {
     let message = format!(
         "also selects Pod {pod}, which Sidecar {} selects; the older one is used there",
@@ -231,7 +201,6 @@ fn client_of(
             .and_then(|sidecar| sidecar.is_registry_only)
             .unwrap_or(settings.mesh.is_registry_only),
         sidecar,
-        auto_imported: BTreeMap::new(),
     }
 }
 

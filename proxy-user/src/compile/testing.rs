@@ -33,12 +33,11 @@ pub(super) fn settings() -> CompileSettings {
 pub(super) fn add<S: InSet>(set: &mut ObjectSet, name: &str, mut document: Value) {
     let (namespace, name) = name.split_once('/').expect("namespace/name");
     let mut take = |part: &str| document.as_object_mut().and_then(|map| map.remove(part));
-    let meta = take("metadata").unwrap_or_default();
+    let meta = take("metadata");
     let status = take("status");
-    let mut meta: ObjectMeta = match meta {
-        Value::Null => ObjectMeta::default(),
-        meta => serde_json::from_value(meta).expect("metadata"),
-    };
+    let mut meta = meta.map_or_else(ObjectMeta::default, |meta| {
+        serde_json::from_value(meta).expect("metadata")
+    });
     meta.namespace = namespace.to_owned();
     meta.name = name.to_owned();
     let object: Object<S> = Object {

@@ -9,6 +9,7 @@ mod live;
 mod pods;
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +19,7 @@ use crate::admin::Node;
 use crate::compile::compile;
 use crate::finding::Finding;
 use crate::kernel::KernelMaps;
+use crate::net::NetnsCookie;
 use crate::node::{NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
 use crate::settings::Settings;
@@ -51,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<NodeMetrics>,
     /// What admin sees.
     pub(crate) live: Arc<LiveNode>,
+    /// Listeners of the daemon before this one.
+    pub(crate) handed: Vec<(NetnsCookie, TcpListener)>,
 }
 
 /// The control loop's state.
@@ -65,9 +69,9 @@ pub(crate) struct Control {
 
 impl Control {
     /// A loop over these parts; nothing is published yet.
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(mut parts: Parts) -> Self {
         Self {
-            pods: PodTable::default(),
+            pods: PodTable::with_listeners(std::mem::take(&mut parts.handed)),
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
@@ -76,14 +80,13 @@ impl Control {
         }
     }
 
-    /// Follows the source and the node until `stop` resolves. From then on new connections
-    /// take their degraded form, as after a crash; the workers are handed back to be drained.
-    pub(crate) async fn run(
+    /// Follows the source and the node until `stop` resolves, and says how it did.
+    pub(crate) async fn run<S>(
         mut self,
         mut updates: watch::Receiver<Arc<Loaded>>,
         mut node: mpsc::Receiver<NodeEvent>,
-        stop: impl Future<Output = ()>,
-    ) -> Vec<WorkerHandle> {
+        stop: impl Future<Output = S>,
+    ) -> (Self, S) {
         tokio::pin!(stop);
         let mut renew = tokio::time::interval(RENEW_EVERY);
         let mut check = tokio::time::interval(CHECK_EVERY);
@@ -92,24 +95,30 @@ impl Control {
         }
         loop {
             tokio::select! {
-                () = &mut stop => break,
-                result = updates.changed() => {
-                    if result.is_err() {
-                        break;
-                    }
+                stopped = &mut stop => return (self, stopped),
+                // Source and node live until this loop ends.
+                Ok(()) = updates.changed() => {
                     let loaded = Arc::clone(&updates.borrow_and_update());
                     self.apply(&loaded);
                 }
-                event = node.recv() => {
-                    let Some(event) = event else { break };
-                    self.on_node_event(event);
-                }
+                Some(event) = node.recv() => self.on_node_event(event),
                 _ = renew.tick() => self.renew().await,
                 _ = check.tick() => self.check(),
             }
         }
+    }
+
+    /// Takes the listeners out of the kernel's maps: from now on new connections take their
+    /// degraded form, as after a crash. The workers are handed back to be drained.
+    pub(crate) fn release(self) -> Vec<WorkerHandle> {
         self.pods.release_listeners(&*self.parts.kernel);
         self.parts.workers
+    }
+
+    /// The workers to be drained, and the pods' listeners for the successor. The kernel's
+    /// maps stay as they are.
+    pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<(NetnsCookie, TcpListener)>) {
+        (self.parts.workers, self.pods.into_listeners())
     }
 
     /// A complete set of objects: compile, publish to the workers, then the kernel.
@@ -232,6 +241,7 @@ impl Control {
     }
 
     fn check(&mut self) {
+        self.pods.close_unclaimed();
         match self.parts.kernel.check_links() {
             Ok(_) => self.parts.live.set_kernel_problem(None),
             Err(error) => {

@@ -1,6 +1,7 @@
 //! Captured pods: found by the node, served by a worker, named in the kernel's maps.
 
 use std::collections::HashMap;
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use proxy_common::pod::PodId;
 use crate::admin::node::PodState;
 use crate::finding::{Finding, Severity};
 use crate::kernel::{KernelMaps, PodEntry, SyncReport};
-use crate::net::PodUid;
-use crate::node::{FoundPod, NodeEvent, PodSockets, listener};
+use crate::net::{NetnsCookie, PodUid};
+use crate::node::listener::{self, PodListeners};
+use crate::node::{FoundPod, NodeEvent, PodSockets};
 use crate::proxy::upstream::workload_labels;
 use crate::proxy::{PodHandle, WorkerCommand, WorkerHandle};
 use crate::snapshot::{Capture, PodView, Snapshot};
@@ -20,6 +22,8 @@ use crate::snapshot::{Capture, PodView, Snapshot};
 #[derive(Default)]
 pub(super) struct PodTable {
     pods: HashMap<PodUid, LivePod>,
+    /// Listeners of the daemon before this one whose pods were not found yet.
+    handed: Vec<(NetnsCookie, TcpListener)>,
 }
 
 /// What is known and done about one pod.
@@ -37,9 +41,36 @@ struct LivePod {
 struct Attached {
     worker: usize,
     entry: PodEntry,
+    /// The worker's listeners once more, to be handed to a successor.
+    listeners: PodListeners,
 }
 
 impl PodTable {
+    /// An empty table that uses these listeners for the pods in their namespaces.
+    pub(super) fn with_listeners(handed: Vec<(NetnsCookie, TcpListener)>) -> Self {
+        Self {
+            pods: HashMap::new(),
+            handed,
+        }
+    }
+
+    /// The listeners of all captured pods.
+    pub(super) fn into_listeners(self) -> Vec<(NetnsCookie, TcpListener)> {
+        let attached = self.pods.into_values().filter_map(|pod| pod.attached);
+        attached
+            .flat_map(|attached| {
+                let cookie = attached.entry.netns;
+                let PodListeners { v4, v6 } = attached.listeners;
+                v4.into_iter().chain(v6).map(move |socket| (cookie, socket))
+            })
+            .collect()
+    }
+
+    /// Closes listeners whose pods went away during a take-over.
+    pub(super) fn close_unclaimed(&mut self) {
+        self.handed.clear();
+    }
+
     /// Takes note of what the node saw. A pod that is gone is let go at once.
     pub(super) fn note(
         &mut self,
@@ -91,7 +122,9 @@ impl PodTable {
                 // The node is told not to want it, and answers `Gone`.
                 continue;
             };
-            if let Err(error) = pod.reconcile(view, snapshot, kernel, workers, &mut load) {
+            if let Err(error) =
+                pod.reconcile(view, snapshot, kernel, workers, &mut load, &mut self.handed)
+            {
                 tracing::error!(pod = %uid, %error, "cannot capture the pod");
                 pod.problem = Some(error.to_string());
             }
@@ -166,6 +199,7 @@ impl LivePod {
         kernel: &dyn KernelMaps,
         workers: &[WorkerHandle],
         load: &mut [usize],
+        handed: &mut Vec<(NetnsCookie, TcpListener)>,
     ) -> anyhow::Result<()> {
         let Some(found) = &self.found else {
             return self.announce_waiting(view, snapshot, kernel);
@@ -187,7 +221,7 @@ impl LivePod {
         let handle = workers
             .get(worker)
             .ok_or_else(|| anyhow::anyhow!("no worker runs"))?;
-        let attached = attach(view, found, snapshot, kernel, handle, worker)?;
+        let attached = attach(view, found, snapshot, kernel, handle, worker, handed)?;
         if let Some(count) = load.get_mut(worker) {
             *count += 1;
         }
@@ -209,7 +243,7 @@ impl LivePod {
         };
         let entry = PodEntry {
             id: PodId::cgroup(cgroup_id),
-            netns: crate::net::NetnsCookie(0),
+            netns: NetnsCookie(0),
             is_ready: false,
             has_way_out_v4: true,
             has_way_out_v6: true,
@@ -251,9 +285,14 @@ fn attach(
     kernel: &dyn KernelMaps,
     handle: &WorkerHandle,
     worker: usize,
+    handed: &mut Vec<(NetnsCookie, TcpListener)>,
 ) -> anyhow::Result<Attached> {
-    let listeners = listener::open(&found.namespace)?;
-    let port = |socket: &Option<std::net::TcpListener>| {
+    let listeners = match PodListeners::claim(handed, found.namespace.cookie) {
+        Some(listeners) => listeners,
+        None => listener::open(&found.namespace)?,
+    };
+    let kept = listeners.try_clone()?;
+    let port = |socket: &Option<TcpListener>| {
         socket
             .as_ref()
             .and_then(|socket| socket.local_addr().ok())
@@ -271,19 +310,26 @@ fn attach(
             kernel.set_listener(entry.id, family, socket.as_fd())?;
         }
     }
-    handle.send(WorkerCommand::AddPod(PodHandle {
-        uid: view.uid.clone(),
-        cookie: found.namespace.cookie,
-        listeners: listeners.v4.into_iter().chain(listeners.v6).collect(),
-        sockets: Arc::new(PodSockets::new(
-            Arc::clone(&found.namespace),
-            &found.addresses,
-        )),
-        labels: Arc::new(workload_labels(&view.workload)),
-    }))?;
-    // Nothing dials the listener before the pod itself is named.
+    // Before the worker accepts: a listener that was handed over may have connections waiting,
+    // and accept asks for the pod's ports. New ones wait in the queue for that moment.
     kernel.upsert_pod(&entry)?;
-    Ok(Attached { worker, entry })
+    handle
+        .send(WorkerCommand::AddPod(PodHandle {
+            uid: view.uid.clone(),
+            cookie: found.namespace.cookie,
+            listeners: listeners.v4.into_iter().chain(listeners.v6).collect(),
+            sockets: Arc::new(PodSockets::new(
+                Arc::clone(&found.namespace),
+                &found.addresses,
+            )),
+            labels: Arc::new(workload_labels(&view.workload)),
+        }))
+        .inspect_err(|_| warn_on_error(kernel.remove_pod(entry.id), "forget a pod"))?;
+    Ok(Attached {
+        worker,
+        entry,
+        listeners: kept,
+    })
 }
 
 fn entry_of(view: &PodView, found: &FoundPod, snapshot: &Snapshot) -> PodEntry {
@@ -303,7 +349,7 @@ fn blank_entry(view: &PodView, snapshot: &Snapshot) -> PodEntry {
         .unwrap_or_default();
     PodEntry {
         id: PodId::default(),
-        netns: crate::net::NetnsCookie(0),
+        netns: NetnsCookie(0),
         scope,
         worker: 0,
         is_ready: true,

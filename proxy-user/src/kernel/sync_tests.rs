@@ -3,10 +3,15 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use proxy_common::service::Action;
+
 use super::*;
 use crate::snapshot::{
     endpoints::{Endpoint, EndpointCell, EndpointSet, Health, Workload},
-    kernel_view::{KernelOverride, KernelScope, KernelService, SplitEntry as ViewEntry},
+    kernel_view::{
+        KernelAction, KernelBalancer, KernelCluster, KernelKey, KernelOverride, KernelPlan,
+        KernelScope, KernelService, SplitEntry as ViewEntry, SplitTarget,
+    },
 };
 
 /// Tables as the kernel would hold them.

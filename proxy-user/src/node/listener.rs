@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::netns::NetNamespace;
+use crate::net::NetnsCookie;
 
 /// Istio's port of captured outbound traffic.
 pub const CAPTURE_PORT: u16 = 15001;
@@ -20,6 +21,38 @@ pub struct PodListeners {
     pub v4: Option<TcpListener>,
     /// On ::1.
     pub v6: Option<TcpListener>,
+}
+
+impl PodListeners {
+    /// Takes the listeners of one namespace out of `handed`; `None` if there are none.
+    pub fn claim(
+        handed: &mut Vec<(NetnsCookie, TcpListener)>,
+        cookie: NetnsCookie,
+    ) -> Option<Self> {
+        let mut claimed = Self::default();
+        for (_, socket) in handed.extract_if(.., |(owner, _)| *owner == cookie) {
+            match socket.local_addr() {
+                Ok(SocketAddr::V4(_)) => claimed.v4 = Some(socket),
+                Ok(SocketAddr::V6(_)) => claimed.v6 = Some(socket),
+                // Closed here; the pod's listeners are opened anew if none is left.
+                Err(_) => {}
+            }
+        }
+        (claimed.v4.is_some() || claimed.v6.is_some()).then_some(claimed)
+    }
+
+    /// The same sockets by further descriptors.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clone =
+            |socket: &Option<TcpListener>| socket.as_ref().map(TcpListener::try_clone).transpose();
+        Ok(Self {
+            v4: clone(&self.v4)?,
+            v6: clone(&self.v6)?,
+        })
+    }
 }
 
 /// Opens the listeners on loopback inside `namespace`: port 15001, or a free one if it is taken.

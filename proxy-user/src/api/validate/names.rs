@@ -286,6 +286,7 @@ mod tests {
             ("100%%", true),
             ("%REQ(x-a)%", true),
             ("%START_TIME(%s)%", true), // a % inside brackets
+            ("%REQ(x-a?x-b):9%", true), // a length after them
             ("a %DOWNSTREAM_REMOTE_ADDRESS% b", true),
             ("100%", false),
             ("%REQ(x-a)", false),

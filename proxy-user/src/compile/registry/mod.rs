@@ -191,15 +191,12 @@ impl Registry {
         self.choose(client, self.candidates(host))
     }
 
-    /// Like [`Self::find`], but only of what the client's Sidecar imports, by itself or
-    /// by the destinations of VirtualServices.
+    /// Like [`Self::find`], but only of what the client's Sidecar imports.
     pub(crate) fn find_imported(&self, client: &ClientView, host: &str) -> Option<&Arc<Service>> {
         let imported = self
             .candidates(host)
             .filter(|service| client.imports_service(service));
-        let is_led_to = || client.auto_imported.contains_key(host);
         self.choose(client, imported)
-            .or_else(|| is_led_to().then(|| self.find(client, host)).flatten())
     }
 
     /// Every service that `client` sees, one per host, in creation order.
