@@ -15,7 +15,7 @@ use anyhow::Context as _;
 
 use crate::lab::{
     Daemon, DaemonOptions, Driver, Families, Lab, Place, Pod, PodSpec, Process, ServiceSpec,
-    wait_until,
+    TcpState, wait_until,
 };
 use crate::workload::tcp_client::Seen;
 
@@ -326,8 +326,8 @@ impl Held {
         let real = pod
             .tcp_sockets()?
             .into_iter()
-            // The proxy's own end has the listener's port as its local one.
-            .find(|entry| entry.local.port() == port && entry.remote.port() != 0)
+            // An earlier connection with this port may still be in TIME_WAIT.
+            .find(|entry| entry.local.port() == port && entry.state == TcpState::Established)
             .map(|entry| SocketAddr::new(entry.remote.ip().to_canonical(), entry.remote.port()));
         Ok(Self {
             process,
