@@ -80,6 +80,21 @@ impl Control {
         }
     }
 
+    /// Takes in what the node finds until every pod to be captured is, for at most `limit`.
+    pub(crate) async fn find_pods(
+        &mut self,
+        node: &mut mpsc::Receiver<NodeEvent>,
+        limit: Duration,
+    ) {
+        let deadline = tokio::time::Instant::now() + limit;
+        while !self.pods.is_complete(&self.snapshot) {
+            match tokio::time::timeout_at(deadline, node.recv()).await {
+                Ok(Some(event)) => self.on_node_event(event),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
     /// Follows the source and the node until `stop` resolves, and says how it did.
     pub(crate) async fn run<S>(
         mut self,

@@ -102,6 +102,13 @@ pub trait KernelMaps: Send + Sync {
     /// What the kernel answers.
     fn unregister_daemon(&self, cgroup_id: u64) -> Result<(), KernelError>;
 
+    /// Whether an earlier daemon's maps of another layout are in force until [`Self::attach`].
+    /// What they know of pods is not adopted, so that pods should be named first.
+    ///
+    /// # Errors
+    /// Pins that cannot be read.
+    fn has_other_layout(&self) -> Result<bool, KernelError>;
+
     /// Attaches the programs, or swaps them in the pinned links of an earlier daemon; then drops
     /// what another layout left. Call it once the maps are filled.
     ///
