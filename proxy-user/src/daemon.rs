@@ -88,10 +88,7 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     )?;
     let (wanted, wanted_receiver) = watch::channel(Arc::new(Vec::new()));
     let (events, mut node_events) = mpsc::channel(NODE_EVENTS_MAX);
-    let config = pod_watch::NodeConfig {
-        cgroup_mount: mount,
-        pods_root,
-    };
+    let config = pod_watch::NodeConfig { pods_root };
     let node = pod_watch::spawn(config, wanted_receiver, events)?;
 
     let updates = source.updates.clone();
