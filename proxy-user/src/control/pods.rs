@@ -156,6 +156,15 @@ impl PodTable {
         }
     }
 
+    /// Which pod stands behind a kernel's pod id.
+    pub(super) fn uids(&self) -> HashMap<PodId, PodUid> {
+        let attached = self.pods.iter().filter_map(|(uid, pod)| {
+            let attached = pod.attached.as_ref()?;
+            Some((attached.entry.id, uid.clone()))
+        });
+        attached.collect()
+    }
+
     /// What `get pods` shows, for every pod of the snapshot.
     pub(super) fn states(&self, snapshot: &Snapshot) -> HashMap<PodUid, PodState> {
         let state_of = |view: &PodView| match &view.capture {

@@ -128,6 +128,9 @@ pub trait KernelMaps: Send + Sync {
     /// A worker index beyond the map.
     fn heartbeat(&self, worker: u32) -> Result<Box<dyn Heartbeat>, KernelError>;
 
+    /// Age of a worker's last beat; `None` for one without a handle.
+    fn heartbeat_age(&self, worker: u32) -> Option<Duration>;
+
     /// Original destinations for accept.
     fn original_dsts(&self) -> Arc<dyn OriginalDstSource>;
 
@@ -317,7 +320,7 @@ impl KernelError {
 type ListenerPorts = HashMap<(u64, Family), Vec<u16>>;
 
 /// Monotonic ns, the clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Since boot, so neither part is negative.
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()

@@ -278,6 +278,10 @@ impl KernelMaps for Kernel {
         )?))
     }
 
+    fn heartbeat_age(&self, worker: u32) -> Option<Duration> {
+        self.heartbeats.age(worker)
+    }
+
     fn original_dsts(&self) -> Arc<dyn OriginalDstSource> {
         Arc::<KernelOriginalDsts>::clone(&self.original_dsts)
     }
