@@ -47,9 +47,6 @@ use crate::{
     snapshot::{Exclusions, KernelView},
 };
 
-/// Where links and maps are pinned unless `--pins` says otherwise.
-pub const DEFAULT_PINS: &str = "/sys/fs/bpf/mizzen";
-
 /// What the daemon asks of the kernel. Every call is synchronous and short (map writes), so it
 /// belongs on the daemon's control thread, never on a worker.
 pub trait KernelMaps: Send + Sync {
@@ -216,7 +213,7 @@ pub struct PodEntry {
 pub struct KernelOptions {
     /// The pods' cgroup root, in a cgroup2 file system.
     pub cgroup: PathBuf,
-    /// Directory for pins, on bpffs; see [`DEFAULT_PINS`].
+    /// Directory for pins, on bpffs.
     pub pins: PathBuf,
     /// After this without a renewal, addresses that Kubernetes routes pass (`kernelPathStaleAfter`).
     pub stale_after: Duration,
