@@ -47,9 +47,6 @@ use crate::{
     snapshot::{Exclusions, KernelView},
 };
 
-/// Where links and maps are pinned unless `--pins` says otherwise.
-pub const DEFAULT_PINS: &str = "/sys/fs/bpf/mizzen";
-
 /// What the daemon asks of the kernel. Every call is synchronous and short (map writes), so it
 /// belongs on the daemon's control thread, never on a worker.
 pub trait KernelMaps: Send + Sync {
@@ -102,6 +99,13 @@ pub trait KernelMaps: Send + Sync {
     /// What the kernel answers.
     fn unregister_daemon(&self, cgroup_id: u64) -> Result<(), KernelError>;
 
+    /// Whether an earlier daemon's maps of another layout are in force until [`Self::attach`].
+    /// What they know of pods is not adopted, so that pods should be named first.
+    ///
+    /// # Errors
+    /// Pins that cannot be read.
+    fn has_other_layout(&self) -> Result<bool, KernelError>;
+
     /// Attaches the programs, or swaps them in the pinned links of an earlier daemon; then drops
     /// what another layout left. Call it once the maps are filled.
     ///
@@ -120,6 +124,9 @@ pub trait KernelMaps: Send + Sync {
     /// # Errors
     /// A worker index beyond the map.
     fn heartbeat(&self, worker: u32) -> Result<Box<dyn Heartbeat>, KernelError>;
+
+    /// Age of a worker's last beat; `None` for one without a handle.
+    fn heartbeat_age(&self, worker: u32) -> Option<Duration>;
 
     /// Original destinations for accept.
     fn original_dsts(&self) -> Arc<dyn OriginalDstSource>;
@@ -206,7 +213,7 @@ pub struct PodEntry {
 pub struct KernelOptions {
     /// The pods' cgroup root, in a cgroup2 file system.
     pub cgroup: PathBuf,
-    /// Directory for pins, on bpffs; see [`DEFAULT_PINS`].
+    /// Directory for pins, on bpffs.
     pub pins: PathBuf,
     /// After this without a renewal, addresses that Kubernetes routes pass (`kernelPathStaleAfter`).
     pub stale_after: Duration,
@@ -310,7 +317,7 @@ impl KernelError {
 type ListenerPorts = HashMap<(u64, Family), Vec<u16>>;
 
 /// Monotonic ns, the clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Since boot, so neither part is negative.
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()

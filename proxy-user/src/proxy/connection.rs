@@ -60,13 +60,11 @@ pub(super) async fn serve(
     };
     let client = PrefixedStream::new(buffer.freeze(), stream);
     match (decision, found) {
-        (Decision::Http { is_http2 }, Standing::Known { destination, .. }) => {
+        (Decision::Http { is_http2 }, Standing::Known { .. }) => {
             let facts = ConnectionFacts {
                 downstream,
                 original_dst,
-                destination,
                 is_http2,
-                start,
             };
             place.note(|view| view.protocol = if is_http2 { "http2" } else { "http" });
             http::serve(client, facts, pod).await;
@@ -83,7 +81,7 @@ pub(super) async fn serve(
                 view.protocol = "tcp";
                 view.cluster = target.name();
             });
-            tcp::serve(client, facts, target, &pod).await;
+            tcp::serve(client, facts, target, &pod, place).await;
         }
     }
 }

@@ -156,12 +156,6 @@ impl WorkerHandle {
         within_answer_time(asked, answer)
     }
 
-    /// Whether its thread has ended.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
     /// Waits for the end of the worker, which [`WorkerCommand::Drain`] brings about.
     ///
     /// # Errors

@@ -160,7 +160,7 @@ impl NodeMetrics {
     }
 
     /// Age of a worker's last heartbeat.
-    pub fn set_heartbeat_age(&self, worker: usize, age: Duration) {
+    pub fn set_heartbeat_age(&self, worker: u32, age: Duration) {
         self.registry
             .gauge(
                 "mizzen_worker_heartbeat_age_seconds",
