@@ -1,5 +1,6 @@
 //! Pods that do what they like, on purpose or by accident.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,12 +47,25 @@ fn pods_that_go_amid_their_connections_leave_no_namespace(it: &mut Fixture) -> a
         let files = std::fs::read_dir(format!("/proc/{}/fd", it.daemon.pid()))?;
         Ok((devices.lines().count(), files.count()))
     };
+    // Entries of each eBPF map, but for what live connections and edits move.
+    let entries = || -> anyhow::Result<BTreeMap<String, u64>> {
+        let maps = it.daemon.cli_json(&["get", "maps"])?;
+        let maps = maps.as_array().context("no list of maps")?.iter();
+        Ok(maps
+            .filter_map(|map| Some((map["name"].as_str()?.to_owned(), map["entries"].as_u64()?)))
+            .filter(|(name, _)| {
+                ["PODS", "HOST_PODS", "LISTENERS", "EXCLUSIONS", "SCOPES"].contains(&name.as_str())
+            })
+            .collect())
+    };
     let slow = format!("http://{}/?delay_ms=60000", it.vip4("web", WEB)?);
     let limited = it.vip4("limited", LIMITED)?;
     let echo = it.vip4("echo", ECHO)?;
-    let before = counts()?;
+    let (before, entries_before) = (counts()?, entries()?);
+    assert_eq!(entries_before.len(), 5, "{entries_before:?}");
     for index in 0..10 {
-        let spec = PodSpec::new("default", &format!("busy-{index}"));
+        let spec = PodSpec::new("default", &format!("busy-{index}"))
+            .annotation("traffic.sidecar.istio.io/excludeOutboundPorts", "5432,6379");
         let pod = it.lab.add_pod(spec)?;
         it.wait_captured(&pod, Duration::from_secs(10))?;
         let relay = Held::dial(&pod, &["--to", &limited])?;
