@@ -114,6 +114,34 @@ fn cleanup_leaves_no_program_map_link_pin_or_listener(it: &mut Fixture) -> anyho
     Ok(())
 }
 
+fn cleanup_refuses_while_a_daemon_runs_wherever_it_answers(it: &mut Fixture) -> anyhow::Result<()> {
+    let pins = it.lab.pins().display().to_string();
+    let before = attached(it)?;
+    for admin in [it.daemon.admin(), "unix:/nowhere/admin.sock"] {
+        let args = ["cleanup", "--pins", &pins, "--admin", admin];
+        let finished = it.daemon.cli(&args)?;
+        assert!(!finished.status.success(), "{admin}: {}", finished.stdout);
+        assert!(
+            finished.stderr.contains("stop it first"),
+            "{}",
+            finished.stderr
+        );
+    }
+    // A stopped daemon answers nowhere, and still has everything.
+    it.daemon.freeze()?;
+    let finished = it.daemon.cli(&["cleanup", "--pins", &pins]);
+    it.daemon.thaw()?;
+    let finished = finished?;
+    assert!(!finished.status.success(), "{}", finished.stdout);
+    assert!(
+        finished.stderr.contains("stop it first"),
+        "{}",
+        finished.stderr
+    );
+    assert_eq!(attached(it)?, before);
+    it.wait_captured(&it.client, Duration::from_secs(10))
+}
+
 fn a_second_cleanup_finds_nothing_and_a_new_daemon_starts_afresh(
     it: &mut Fixture,
 ) -> anyhow::Result<()> {
@@ -134,6 +162,7 @@ fn main() -> ExitCode {
         Needs::Daemon,
         set_up,
         checks![
+            cleanup_refuses_while_a_daemon_runs_wherever_it_answers,
             cleanup_leaves_no_program_map_link_pin_or_listener,
             a_second_cleanup_finds_nothing_and_a_new_daemon_starts_afresh,
         ],

@@ -29,6 +29,13 @@ pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<Outcome> {
             args.pins.display()
         );
     }
+    // A daemon that does not answer there would keep its programs and maps alive.
+    anyhow::ensure!(
+        !kernel::is_in_use(&args.pins)?,
+        "a daemon still uses {}, though none answers at {}; stop it first",
+        args.pins.display(),
+        args.admin.admin
+    );
     let removed = kernel::cleanup(&args.pins)?;
     output::print(&format!(
         "removed {removed} pins from {}\n",

@@ -37,7 +37,7 @@ pub use attach::LinkCheck;
 pub use events::{Flow, FlowEvents, FlowKind, FlowPath};
 pub use fake::FakeKernel;
 pub use load::is_object_embedded;
-pub use pin::cleanup;
+pub use pin::{cleanup, is_in_use};
 pub use real::Kernel;
 pub use sync::{Names, SyncProblem, SyncReport};
 

@@ -6,13 +6,16 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
         fd::AsFd,
         unix::{ffi::OsStrExt, fs::PermissionsExt},
     },
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{FlockOperation, flock};
 
 use proxy_common::{LAYOUT_VERSION, map::PROGRAMS};
 
@@ -50,6 +53,16 @@ impl PinDirs {
         Ok(())
     }
 
+    /// Says that a daemon uses the pins, for as long as the answer lives.
+    pub(super) fn hold(&self) -> Result<File, KernelError> {
+        let failed = |error| KernelError::file("lock", &self.root, error);
+        let directory = File::open(&self.root).map_err(failed)?;
+        // Shared: for a moment a daemon and its successor both use them.
+        flock(&directory, FlockOperation::NonBlockingLockShared)
+            .map_err(|error| failed(error.into()))?;
+        Ok(directory)
+    }
+
     /// Closes the maps' pins to everybody but root.
     pub(super) fn protect_maps(&self) -> Result<(), KernelError> {
         for entry in entries(&self.maps)? {
@@ -78,6 +91,25 @@ impl PinDirs {
             is_layout && *entry != self.maps
         });
         Ok(others)
+    }
+}
+
+/// Whether a daemon runs on the pins in this directory, also one that is stopped or that
+/// answers elsewhere.
+///
+/// # Errors
+/// A directory that is there and cannot be opened.
+pub fn is_in_use(pins: &Path) -> Result<bool, KernelError> {
+    let failed = |error| KernelError::file("lock", pins, error);
+    let directory = match File::open(pins) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(failed(error.into())),
     }
 }
 

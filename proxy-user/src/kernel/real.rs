@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap as StdHashMap,
+    fs::File,
     io::Read,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
@@ -42,6 +43,8 @@ use crate::{
 /// Programs and maps in the running kernel.
 pub struct Kernel {
     state: Mutex<State>,
+    /// Keeps `mizzen cleanup` off the pins.
+    _hold: File,
     names: Arc<ArcSwap<Names>>,
     ports: Arc<ArcSwap<ListenerPorts>>,
     heartbeats: Arc<HeartbeatPage>,
@@ -76,6 +79,7 @@ impl Kernel {
             return Err(KernelError::NoObject);
         }
         pins.make()?;
+        let hold = pins.hold()?;
         let loaded = load::load(&pins.maps)?;
         pins.protect_maps()?;
         let planner = Planner::new(maps::read_tables(&loaded.maps)?);
@@ -95,6 +99,7 @@ impl Kernel {
             attach_level,
         };
         Ok(Self {
+            _hold: hold,
             names: Arc::new(ArcSwap::from_pointee(Names::default())),
             ports,
             heartbeats: Arc::new(HeartbeatPage::map(&loaded.maps.workers)?),
