@@ -14,13 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{ServerAddresses, Servers};
-use crate::control::{Control, FlowReader, Identity, LiveNode, Parts};
+use crate::api::ObjectSet;
+use crate::control::{AccessLogTarget, Control, FlowReader, Identity, LiveNode, Parts};
 use crate::kernel::{Kernel, KernelMaps, KernelOptions};
 use crate::node::{cgroup, pod_watch};
 use crate::proxy::{Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
-use crate::settings::{AccessLogEncoding, ConfigSource, Settings};
+use crate::settings::{AccessLogEncoding, ConfigSource, MeshSettings, Settings};
 use crate::snapshot::{Publisher, Snapshot, SnapshotReader};
 use crate::source::directory::{DirectorySource, WatchTimes, spawn_directory_source};
+use crate::source::mesh::mesh_config;
 use takeover::{HandedListener, Successor, Waiting};
 
 use crate::telemetry::{
@@ -35,6 +37,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 const TAKEOVER_DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Handshakes under way when the listeners left the maps are queued within this.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
+/// How long maps of another layout stay in force while the pods are looked for: a pod that
+/// the new maps do not know would pass untouched.
+const PODS_FIRST_MAX: Duration = Duration::from_secs(3);
 /// Node events that may wait: a few per pod, and the node waits when it is full.
 const NODE_EVENTS_MAX: usize = 256;
 
@@ -56,7 +61,9 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let mount = cgroup::mount_point().context("cannot find cgroup v2")?;
     let pods_root = pods_root(&settings, &mount)?;
     let source = open_source(&settings)?;
-    let access_log = open_access_log(&settings)?;
+    // The cluster's own mesh settings are among the first objects.
+    let mesh = start_mesh(&settings, &source.updates.borrow().objects);
+    let access_log = open_access_log(&mesh)?;
     // What a user can get wrong has been looked at: now a running daemon may make room.
     let (waiting, handed) = take_over(&settings)?;
     let kernel = open_kernel(&settings, &pods_root)?;
@@ -84,11 +91,8 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(telemetry.metrics()),
     )?;
     let (wanted, wanted_receiver) = watch::channel(Arc::new(Vec::new()));
-    let (events, node_events) = mpsc::channel(NODE_EVENTS_MAX);
-    let config = pod_watch::NodeConfig {
-        cgroup_mount: mount,
-        pods_root,
-    };
+    let (events, mut node_events) = mpsc::channel(NODE_EVENTS_MAX);
+    let config = pod_watch::NodeConfig { pods_root };
     let node = pod_watch::spawn(config, wanted_receiver, events)?;
 
     let updates = source.updates.clone();
@@ -100,10 +104,14 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         wanted,
         metrics: node_metrics,
         live,
+        access_log: AccessLogTarget::of(&mesh),
         handed,
     });
     let first = Arc::clone(&updates.borrow());
     control.apply(&first);
+    if kernel.has_other_layout()? {
+        control.find_pods(&mut node_events, PODS_FIRST_MAX).await;
+    }
     kernel.attach().context("cannot attach the programs")?;
     kernel.renew()?;
     tracing::info!("ready");
@@ -192,8 +200,18 @@ fn open_source(settings: &Settings) -> anyhow::Result<DirectorySource> {
     }
 }
 
-fn open_access_log(settings: &Settings) -> anyhow::Result<Option<AccessLog>> {
-    let mesh = settings.mesh(None);
+/// The mesh's settings at the start: the settings file's over the ConfigMap's. What is wrong
+/// with the ConfigMap is a finding of the control loop.
+fn start_mesh(settings: &Settings, objects: &ObjectSet) -> MeshSettings {
+    for field in &settings.mesh_config.ignored {
+        tracing::warn!(field = %format!("mesh.{field}"), "not honoured yet, the mesh acts without it");
+    }
+    let root_namespace = settings.mesh(None).root_namespace;
+    let config_map = mesh_config(objects, &root_namespace, &mut Vec::new());
+    settings.mesh(config_map.as_ref())
+}
+
+fn open_access_log(mesh: &MeshSettings) -> anyhow::Result<Option<AccessLog>> {
     if mesh.access_log_file.is_empty() {
         return Ok(None);
     }
@@ -244,6 +262,7 @@ fn identity(settings: &Settings, pods_root: &Path, workers: usize) -> Identity {
         cgroup: pods_root.display().to_string(),
         pins: settings.pins.display().to_string(),
         workers,
+        heartbeat_max: HEARTBEAT_MAX,
     }
 }
 

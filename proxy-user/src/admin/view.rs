@@ -202,9 +202,9 @@ pub struct PodView {
 pub struct ConnectionView {
     /// `namespace/name` of the client pod.
     pub pod: String,
-    /// `kernel` or `proxy`.
+    /// `kernel`, `proxy`, or `untouched` for a known service that no rule names.
     pub path: String,
-    /// The client's address.
+    /// The client's address; without a port where the kernel does not keep it.
     pub client: String,
     /// The address it dialled.
     pub destination: String,
@@ -216,10 +216,10 @@ pub struct ConnectionView {
     pub protocol: String,
     /// Age in milliseconds.
     pub age_ms: u64,
-    /// Bytes from the client.
-    pub bytes_received: u64,
+    /// Bytes from the client, where they are counted by connection.
+    pub bytes_received: Option<u64>,
     /// Bytes to the client.
-    pub bytes_sent: u64,
+    pub bytes_sent: Option<u64>,
 }
 
 /// One kernel map.

@@ -217,8 +217,8 @@ impl Row for ConnectionView {
             self.protocol.clone(),
             self.path.clone(),
             format!("{:.1}s", self.age_ms as f64 / 1000.0),
-            self.bytes_received.to_string(),
-            self.bytes_sent.to_string(),
+            text(self.bytes_received.as_ref()),
+            text(self.bytes_sent.as_ref()),
             text(self.cluster.as_ref()),
         ]
     }

@@ -2,15 +2,15 @@
 //!
 //! Source: Istio's analysers, pkg/config/analysis/msg/messages.yaml.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::api::{DestinationRule, Object, ObjectSet};
+use crate::api::{DestinationRule, EndpointSlice, Object, ObjectKey, ObjectSet};
 use crate::finding::{Finding, Severity};
 use crate::settings::CompileSettings;
 
 use super::host;
 use super::registry::workload::is_selected;
-use super::registry::{Registry, Service};
+use super::registry::{Registry, SERVICE_NAME_LABEL, Service};
 use super::scope::is_subset;
 
 /// Reports hosts of DestinationRules that no service has, subsets that select no
@@ -25,6 +25,7 @@ pub(crate) fn check_rules(
     for service in &registry.services {
         by_host.entry(&service.host).or_default().push(service);
     }
+    let waiting = services_that_wait(objects);
     for object in objects.destination_rules.values() {
         let namespace = object.meta.namespace.as_str();
         let name = host::expand(&object.spec.host, namespace, &settings.mesh.domain);
@@ -39,7 +40,10 @@ pub(crate) fn check_rules(
         if services.is_empty() {
             findings.push(unknown_host(object, &name, registry));
         } else {
-            check_subsets(object, &services, findings);
+            let is_complete = services
+                .iter()
+                .all(|service| !waiting.contains(&(&*service.namespace, &*service.name)));
+            check_subsets(object, &services, is_complete, findings);
         }
         check_selector(objects, object, findings);
     }
@@ -57,9 +61,38 @@ fn unknown_host(object: &Object<DestinationRule>, name: &str, registry: &Registr
     object.finding(Severity::Warning, "unknown-host", "host", message)
 }
 
+/// Namespace and name of each Service with an endpoint whose Pod was not given: labels
+/// that nobody has may be that Pod's.
+fn services_that_wait(objects: &ObjectSet) -> HashSet<(&str, &str)> {
+    let waits = |slice: &Object<EndpointSlice>| {
+        let targets = slice.spec.endpoints.iter();
+        let mut pods = targets
+            .filter_map(|endpoint| endpoint.target_ref.as_ref())
+            .filter(|target| target.kind == "Pod");
+        pods.any(|pod| {
+            let namespace = match pod.namespace.as_str() {
+                "" => slice.meta.namespace.as_str(),
+                namespace => namespace,
+            };
+            let key = ObjectKey::new(namespace, &pod.name);
+            !objects.pods.contains_key(&key)
+        })
+    };
+    let slices = objects.endpoint_slices.values();
+    slices
+        .filter(|slice| waits(slice))
+        .filter_map(|slice| {
+            let name = slice.meta.labels.get(SERVICE_NAME_LABEL)?;
+            Some((slice.meta.namespace.as_str(), name.as_str()))
+        })
+        .collect()
+}
+
+/// `is_complete`: every Pod behind the services was given.
 fn check_subsets(
     object: &Object<DestinationRule>,
     services: &[&Service],
+    is_complete: bool,
     findings: &mut Vec<Finding>,
 ) {
     let endpoints = || {
@@ -75,12 +108,18 @@ fn check_subsets(
         if endpoints().any(|endpoint| is_selected(&subset.labels, &endpoint.workload)) {
             continue;
         }
+        // A reference to what was not given is a warning at most.
+        let (severity, hint) = if is_complete {
+            (Severity::Error, "")
+        } else {
+            (Severity::Warning, "; not all Pods of the service are there")
+        };
         findings.push(object.finding(
-            Severity::Error,
+            severity,
             "empty-subset",
             &format!("subsets[{at}].labels"),
             format!(
-                "no endpoint has the labels of subset {}: what goes there gets 503",
+                "no endpoint has the labels of subset {}: what goes there gets 503{hint}",
                 subset.name
             ),
         ));

@@ -1,9 +1,15 @@
 //! What admin sees of the running node; written by the control loop, read by the admin thread.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use proxy_common::addr::{Addr, PortBe};
+use proxy_common::flow::LiveFlow;
+use proxy_common::pod::PodId;
+use proxy_common::reason::Reason;
+use proxy_common::socket::SocketState;
 use serde_json::Value;
 
 use crate::admin::Node;
@@ -12,7 +18,7 @@ use crate::admin::view::{
     ConnectionView, CountView, KernelStateView, MapView, NodeView, SourceView, WorkerView,
 };
 use crate::finding::{Finding, Severity};
-use crate::kernel::KernelMaps;
+use crate::kernel::{KernelMaps, Names, monotonic_ns};
 use crate::net::PodUid;
 use crate::proxy::{ConnectionView as LiveConnection, WorkerStatus};
 use crate::snapshot::{Snapshot, SnapshotReader};
@@ -41,12 +47,15 @@ pub(crate) struct Identity {
     pub(crate) pins: String,
     /// How many workers there are.
     pub(crate) workers: usize,
+    /// A worker without a beat for this long counts as dead, as in the connect program.
+    pub(crate) heartbeat_max: Duration,
 }
 
 #[derive(Default)]
 struct State {
     findings: Vec<Finding>,
     pods: HashMap<PodUid, PodState>,
+    uids: HashMap<PodId, PodUid>,
     workers: Vec<WorkerStatus>,
     connections: Vec<LiveConnection>,
     objects: usize,
@@ -88,8 +97,9 @@ impl LiveNode {
         (state.objects, state.skipped, state.is_synced) = (objects, skipped, true);
     }
 
-    pub(crate) fn set_pods(&self, pods: HashMap<PodUid, PodState>) {
-        self.state().pods = pods;
+    pub(crate) fn set_pods(&self, pods: HashMap<PodUid, PodState>, uids: HashMap<PodId, PodUid>) {
+        let mut state = self.state();
+        (state.pods, state.uids) = (pods, uids);
     }
 
     pub(crate) fn set_workers(&self, workers: Vec<WorkerStatus>, connections: Vec<LiveConnection>) {
@@ -103,6 +113,7 @@ impl LiveNode {
 
     fn kernel_state(&self, problem: Option<String>) -> KernelStateView {
         let reasons = self.kernel.reasons().unwrap_or_default();
+        let flow_events_dropped = count_of(&reasons, Reason::FlowDropped);
         KernelStateView {
             state: problem.unwrap_or_else(|| "attached".to_owned()),
             cgroup: self.identity.cgroup.clone(),
@@ -115,7 +126,7 @@ impl LiveNode {
                     count,
                 })
                 .collect(),
-            flow_events_dropped: 0,
+            flow_events_dropped,
         }
     }
 }
@@ -133,10 +144,13 @@ impl Node for LiveNode {
         let state = self.state();
         let worker = |id: usize| {
             let status = state.workers.iter().find(|status| status.id as usize == id);
+            let age = u32::try_from(id)
+                .ok()
+                .and_then(|id| self.kernel.heartbeat_age(id));
             WorkerView {
                 id,
-                is_alive: status.is_some(),
-                heartbeat_age_ms: 0,
+                is_alive: age.is_some_and(|age| age < self.identity.heartbeat_max),
+                heartbeat_age_ms: age.map_or(0, milliseconds),
                 pods: status.map_or(0, |status| status.pods.len()),
                 connections: status.map_or(0, |status| {
                     status.pods.iter().map(|pod| pod.connections as u64).sum()
@@ -191,7 +205,7 @@ impl Node for LiveNode {
                 .original_dst
                 .map(|dst| dst.to_string())
                 .unwrap_or_default(),
-            upstream: None,
+            upstream: live.upstream.map(|upstream| upstream.to_string()),
             cluster: live.cluster.as_ref().map(ToString::to_string),
             protocol: if live.protocol.is_empty() {
                 "detecting"
@@ -199,14 +213,27 @@ impl Node for LiveNode {
                 live.protocol
             }
             .to_owned(),
-            age_ms: live
-                .start
-                .elapsed()
-                .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            bytes_received: 0,
-            bytes_sent: 0,
+            age_ms: live.start.elapsed().map_or(0, milliseconds),
+            bytes_received: live.moved.map(|moved| moved.0),
+            bytes_sent: live.moved.map(|moved| moved.1),
         };
-        self.state().connections.iter().map(view).collect()
+        let state = self.state();
+        let proxied: Vec<ConnectionView> = state.connections.iter().map(view).collect();
+        let uids = state.uids.clone();
+        drop(state);
+        let decided = self.kernel.live_flows().unwrap_or_default();
+        let names = self.kernel.names();
+        let decided = decided
+            .iter()
+            .filter(|flow| flow.state.flags & SocketState::ESTABLISHED != 0)
+            .map(|flow| {
+                let uid = uids.get(&flow.state.pod);
+                let pod = uid.map_or_else(|| "unknown".to_owned(), name_of);
+                let client =
+                    uid.and_then(|uid| own_ip(&snapshot, uid, flow.state.original.to_ip()));
+                kernel_view(flow, pod, client, &names)
+            });
+        proxied.into_iter().chain(decided).collect()
     }
 
     fn maps(&self) -> Vec<MapView> {
@@ -235,6 +262,49 @@ impl Node for LiveNode {
         }
         Ok(())
     }
+}
+
+/// A connection that no worker relays.
+fn kernel_view(
+    flow: &LiveFlow,
+    pod: String,
+    client: Option<IpAddr>,
+    names: &Names,
+) -> ConnectionView {
+    let state = &flow.state;
+    let address = |addr: Addr, port: PortBe| SocketAddr::new(addr.to_ip(), port.to_host());
+    let is_decided = state.path == SocketState::PATH_KERNEL;
+    let cluster = names.clusters.get(&state.cluster_id);
+    ConnectionView {
+        pod,
+        path: if is_decided { "kernel" } else { "untouched" }.to_owned(),
+        client: client.map(|ip| ip.to_string()).unwrap_or_default(),
+        destination: address(state.original, state.original_port).to_string(),
+        upstream: is_decided.then(|| address(state.endpoint, state.endpoint_port).to_string()),
+        cluster: cluster.map(|key| key.name.to_string()),
+        protocol: "tcp".to_owned(),
+        age_ms: monotonic_ns().saturating_sub(state.connect_ns) / 1_000_000,
+        // What the application sent, its peer received.
+        bytes_received: Some(flow.sent_bytes),
+        bytes_sent: Some(flow.received_bytes),
+    }
+}
+
+/// The pod's address of the family of `towards`.
+fn own_ip(snapshot: &Snapshot, uid: &PodUid, towards: IpAddr) -> Option<IpAddr> {
+    let pod = snapshot.pods.get(uid)?;
+    let mut ips = pod.ips.iter().copied();
+    ips.find(|ip| ip.is_ipv4() == towards.to_canonical().is_ipv4())
+}
+
+fn milliseconds(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How often `connect()` counted this reason.
+pub(super) fn count_of(reasons: &[(Reason, u64)], wanted: Reason) -> u64 {
+    let counts = reasons.iter().filter(|(reason, _)| *reason == wanted);
+    counts.map(|(_, count)| count).sum()
 }
 
 /// Counts of findings, with a zero for severities that do not occur.

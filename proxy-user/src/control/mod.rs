@@ -13,20 +13,22 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use proxy_common::reason::Reason;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::Node;
 use crate::compile::compile;
-use crate::finding::Finding;
+use crate::finding::{Finding, ObjectRef, Severity};
 use crate::kernel::KernelMaps;
 use crate::net::NetnsCookie;
 use crate::node::{NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
-use crate::settings::Settings;
+use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
 use crate::snapshot::{Capture, Publisher, Snapshot};
 use crate::source::mesh::mesh_config;
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
+use crate::telemetry::node_metrics::MapFill;
 
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
@@ -53,8 +55,43 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<NodeMetrics>,
     /// What admin sees.
     pub(crate) live: Arc<LiveNode>,
+    /// Where access log lines go since the start.
+    pub(crate) access_log: AccessLogTarget,
     /// Listeners of the daemon before this one.
     pub(crate) handed: Vec<(NetnsCookie, TcpListener)>,
+}
+
+/// What the mesh says about the access log; it is opened once, at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AccessLogTarget {
+    /// `accessLogFile`; empty is off.
+    pub(crate) file: String,
+    /// `accessLogEncoding`.
+    pub(crate) encoding: AccessLogEncoding,
+}
+
+impl AccessLogTarget {
+    /// Of these settings.
+    pub(crate) fn of(mesh: &MeshSettings) -> Self {
+        Self {
+            file: mesh.access_log_file.clone(),
+            encoding: mesh.access_log_encoding,
+        }
+    }
+}
+
+fn access_log_finding(current: &AccessLogTarget, root_namespace: &str) -> Finding {
+    let now = match current.file.as_str() {
+        "" => "off",
+        file => file,
+    };
+    let message = format!(
+        "accessLogFile or accessLogEncoding has changed; the access log stays as it is ({now}) \
+         until the daemon starts anew"
+    );
+    Finding::new(Severity::Warning, "access-log-restart", message)
+        .with_object(ObjectRef::new("ConfigMap", root_namespace, "istio"))
+        .with_field("data.mesh")
 }
 
 /// The control loop's state.
@@ -77,6 +114,21 @@ impl Control {
             kernel_findings: Vec::new(),
             snapshot: Arc::new(Snapshot::default()),
             parts,
+        }
+    }
+
+    /// Takes in what the node finds until every pod to be captured is, for at most `limit`.
+    pub(crate) async fn find_pods(
+        &mut self,
+        node: &mut mpsc::Receiver<NodeEvent>,
+        limit: Duration,
+    ) {
+        let deadline = tokio::time::Instant::now() + limit;
+        while !self.pods.is_complete(&self.snapshot) {
+            match tokio::time::timeout_at(deadline, node.recv()).await {
+                Ok(Some(event)) => self.on_node_event(event),
+                Ok(None) | Err(_) => return,
+            }
         }
     }
 
@@ -131,6 +183,9 @@ impl Control {
         let root_namespace = self.parts.settings.mesh(None).root_namespace;
         let mesh = mesh_config(&loaded.objects, &root_namespace, &mut mesh_findings);
         let settings = self.parts.settings.compile_settings(mesh.as_ref());
+        if AccessLogTarget::of(&settings.mesh) != self.parts.access_log {
+            mesh_findings.push(access_log_finding(&self.parts.access_log, &root_namespace));
+        }
         let compiled = compile(&loaded.objects, &settings);
         let compile_time = started.elapsed();
         self.snapshot = self.parts.publisher.publish(compiled.snapshot);
@@ -139,6 +194,8 @@ impl Control {
         self.source_findings.extend(mesh_findings);
         self.compile_findings = compiled.findings;
         self.kernel_findings = pods::kernel_findings(&report);
+        let failed = report.problems.len() as u64;
+        self.parts.metrics.kernel_sync_errors.add(failed);
         let wanted = wanted_pods(&self.snapshot);
         self.parts.wanted.send_if_modified(|current| {
             let is_changed = **current != wanted;
@@ -161,7 +218,7 @@ impl Control {
         let objects = loaded.objects.len();
         let skipped = loaded.skipped.values().sum();
         self.parts.live.set_source(objects, skipped);
-        self.parts.live.set_pods(self.pods.states(&self.snapshot));
+        self.show_pods();
         self.parts.metrics.snapshot_applied(
             self.snapshot.version.0,
             objects,
@@ -196,7 +253,7 @@ impl Control {
             .note(event, &*self.parts.kernel, &self.parts.workers);
         self.pods
             .reconcile(&self.snapshot, &*self.parts.kernel, &self.parts.workers);
-        self.parts.live.set_pods(self.pods.states(&self.snapshot));
+        self.show_pods();
     }
 
     async fn renew(&mut self) {
@@ -210,15 +267,14 @@ impl Control {
             connections.extend(worker.connections().await.unwrap_or_default());
         }
         self.parts.live.set_workers(statuses, connections);
-        self.parts.live.set_pods(self.pods.states(&self.snapshot));
+        self.show_pods();
         self.count_pods();
-        if let Ok(reasons) = self.parts.kernel.reasons() {
-            for (reason, count) in reasons {
-                self.parts
-                    .metrics
-                    .set_kernel_decisions(reason.label(), count);
-            }
-        }
+        self.count_kernel();
+    }
+
+    fn show_pods(&self) {
+        let states = self.pods.states(&self.snapshot);
+        self.parts.live.set_pods(states, self.pods.uids());
     }
 
     /// Pods by state and their open connections, as metrics.
@@ -241,6 +297,35 @@ impl Control {
             })
             .collect();
         self.parts.metrics.set_captured_connections(&connections);
+    }
+
+    /// What the kernel's side counts, as metrics.
+    fn count_kernel(&self) {
+        let Parts {
+            kernel, metrics, ..
+        } = &self.parts;
+        if let Ok(reasons) = kernel.reasons() {
+            let dropped = live::count_of(&reasons, Reason::FlowDropped);
+            metrics.flow_events_dropped.set_total(dropped);
+            for (reason, count) in reasons {
+                metrics.set_kernel_decisions(reason.label(), count);
+            }
+        }
+        for worker in &self.parts.workers {
+            if let Some(age) = kernel.heartbeat_age(worker.id()) {
+                metrics.set_heartbeat_age(worker.id(), age);
+            }
+        }
+        let fills = kernel.fills();
+        let fills: Vec<MapFill<'_>> = fills
+            .iter()
+            .map(|fill| MapFill {
+                map: fill.name,
+                entries: fill.entries as u64,
+                capacity: fill.entries_max.into(),
+            })
+            .collect();
+        metrics.set_map_fill(&fills);
     }
 
     fn check(&mut self) {

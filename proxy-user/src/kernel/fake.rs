@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use proxy_common::{addr::Family, flow::LiveFlow, pod::PodId, reason::Reason};
@@ -131,6 +132,10 @@ impl KernelMaps for FakeKernel {
         Ok(())
     }
 
+    fn has_other_layout(&self) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
     fn attach(&self) -> Result<(), KernelError> {
         self.state().is_attached = true;
         Ok(())
@@ -143,6 +148,10 @@ impl KernelMaps for FakeKernel {
     fn heartbeat(&self, worker: u32) -> Result<Box<dyn Heartbeat>, KernelError> {
         let beats = Arc::clone(self.state().beats.entry(worker).or_default());
         Ok(Box::new(FakeHeartbeat(beats)))
+    }
+
+    fn heartbeat_age(&self, worker: u32) -> Option<Duration> {
+        self.state().beats.get(&worker).map(|_| Duration::ZERO)
     }
 
     fn original_dsts(&self) -> Arc<dyn OriginalDstSource> {

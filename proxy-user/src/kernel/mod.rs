@@ -100,6 +100,13 @@ pub trait KernelMaps: Send + Sync {
     /// What the kernel answers.
     fn unregister_daemon(&self, cgroup_id: u64) -> Result<(), KernelError>;
 
+    /// Whether an earlier daemon's maps of another layout are in force until [`Self::attach`].
+    /// What they know of pods is not adopted, so that pods should be named first.
+    ///
+    /// # Errors
+    /// Pins that cannot be read.
+    fn has_other_layout(&self) -> Result<bool, KernelError>;
+
     /// Attaches the programs, or swaps them in the pinned links of an earlier daemon; then drops
     /// what another layout left. Call it once the maps are filled.
     ///
@@ -118,6 +125,9 @@ pub trait KernelMaps: Send + Sync {
     /// # Errors
     /// A worker index beyond the map.
     fn heartbeat(&self, worker: u32) -> Result<Box<dyn Heartbeat>, KernelError>;
+
+    /// Age of a worker's last beat; `None` for one without a handle.
+    fn heartbeat_age(&self, worker: u32) -> Option<Duration>;
 
     /// Original destinations for accept.
     fn original_dsts(&self) -> Arc<dyn OriginalDstSource>;
@@ -308,7 +318,7 @@ impl KernelError {
 type ListenerPorts = HashMap<(u64, Family), Vec<u16>>;
 
 /// Monotonic ns, the clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Since boot, so neither part is negative.
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()

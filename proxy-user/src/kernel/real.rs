@@ -248,6 +248,10 @@ impl KernelMaps for Kernel {
             .map_err(|error| KernelError::map("remove from", map::DAEMONS, error))
     }
 
+    fn has_other_layout(&self) -> Result<bool, KernelError> {
+        Ok(!self.state().pins.other_layouts()?.is_empty())
+    }
+
     fn attach(&self) -> Result<(), KernelError> {
         let mut state = self.state();
         state.write_node()?;
@@ -270,6 +274,10 @@ impl KernelMaps for Kernel {
             Arc::clone(&self.heartbeats),
             worker,
         )?))
+    }
+
+    fn heartbeat_age(&self, worker: u32) -> Option<Duration> {
+        self.heartbeats.age(worker)
     }
 
     fn original_dsts(&self) -> Arc<dyn OriginalDstSource> {

@@ -378,7 +378,7 @@ fn flows_count_payload_exactly(lab: &mut Lab) {
     let mut flows = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(5);
     while flows.len() < 2 && Instant::now() < deadline {
-        events.wait(Duration::from_millis(200)).expect("poll");
+        std::thread::sleep(Duration::from_millis(10));
         flows.extend(std::iter::from_fn(|| events.next_flow()));
     }
     let [opened, closed] = &flows[..] else {
@@ -407,7 +407,6 @@ fn flows_count_payload_exactly(lab: &mut Lab) {
     assert_eq!(closed.socket_cookie, opened.socket_cookie);
 
     let _ = dial("10.96.0.3:80").expect_err("refused");
-    events.wait(Duration::from_secs(1)).expect("poll");
     let refused = events.next_flow().expect("a record");
     assert_eq!(
         (refused.kind, refused.reason),

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use aya::maps::MapData;
@@ -51,6 +52,12 @@ impl HeartbeatPage {
         let page = NonNull::new(page.cast())
             .ok_or_else(|| KernelError::map("map into memory", WORKERS, "null"))?;
         Ok(Self(page))
+    }
+
+    /// Time since the worker's last beat, if it ever had one.
+    pub(super) fn age(&self, worker: u32) -> Option<Duration> {
+        let beat_ns = self.slot(worker)?.load(Ordering::Relaxed);
+        (beat_ns > 0).then(|| Duration::from_nanos(monotonic_ns().saturating_sub(beat_ns)))
     }
 
     fn slot(&self, worker: u32) -> Option<&AtomicU64> {

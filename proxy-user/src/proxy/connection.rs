@@ -81,7 +81,7 @@ pub(super) async fn serve(
                 view.protocol = "tcp";
                 view.cluster = target.name();
             });
-            tcp::serve(client, facts, target, &pod).await;
+            tcp::serve(client, facts, target, &pod, place).await;
         }
     }
 }

@@ -55,4 +55,8 @@ pub struct ConnectionView {
     pub protocol: &'static str,
     /// Cluster of a relayed connection.
     pub cluster: Option<Arc<str>>,
+    /// Endpoint of a relayed connection; HTTP chooses one per request.
+    pub upstream: Option<SocketAddr>,
+    /// Bytes of a relayed connection, at most some seconds old: from the client, to it.
+    pub moved: Option<(u64, u64)>,
 }

@@ -279,6 +279,8 @@ impl Place {
             original_dst: None,
             protocol: "",
             cluster: None,
+            upstream: None,
+            moved: None,
         };
         server.live.views.borrow_mut().insert(id, view);
         Self {

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::context::{PodContext, bound_source};
+use super::pod::Place;
 use super::relay::{Moved, Observer, RelayEnd, RelayLimits, relay};
 use super::stream::PrefixedStream;
 use super::upstream::{
@@ -66,6 +67,7 @@ pub(super) async fn serve(
     facts: TcpFacts,
     target: Target,
     pod: &PodContext,
+    place: &Place,
 ) {
     let context = PickContext {
         hash: None,
@@ -75,7 +77,7 @@ pub(super) async fn serve(
         original_dst: facts.original_dst,
         bind: bound_source(facts.downstream),
     };
-    let mut record = OpenRecord::new(pod, &facts);
+    let mut record = OpenRecord::new(pod, place, &facts);
     let cluster = match find_cluster(target, pod) {
         Ok(cluster) => cluster,
         Err(refusal) => return record.refuse(refusal),
@@ -184,6 +186,7 @@ fn relay_limits(policy: &ConnectionPool, born: Instant) -> RelayLimits {
 struct OpenRecord<'a> {
     record: ConnectionRecord,
     pod: &'a PodContext,
+    place: &'a Place,
     original_dst: OriginalDst,
     born: Instant,
     is_opened: bool,
@@ -192,7 +195,7 @@ struct OpenRecord<'a> {
 }
 
 impl<'a> OpenRecord<'a> {
-    fn new(pod: &'a PodContext, facts: &TcpFacts) -> Self {
+    fn new(pod: &'a PodContext, place: &'a Place, facts: &TcpFacts) -> Self {
         let unknown: Arc<str> = Arc::from("unknown");
         let record = ConnectionRecord {
             start: facts.start,
@@ -219,6 +222,7 @@ impl<'a> OpenRecord<'a> {
         Self {
             record,
             pod,
+            place,
             original_dst: facts.original_dst,
             born: Instant::now(),
             is_opened: false,
@@ -236,6 +240,10 @@ impl<'a> OpenRecord<'a> {
         let address = target.endpoint().address;
         self.record.upstream_host = Some(address);
         self.record.destination = labels_of(target, address, pod);
+        self.place.note(|view| {
+            view.upstream = Some(address);
+            view.moved = Some((0, 0));
+        });
     }
 
     fn open(&mut self) {
@@ -321,6 +329,8 @@ impl Observer for OpenRecord<'_> {
             moved.sent - self.reported.sent,
         );
         self.reported = moved;
+        self.place
+            .note(|view| view.moved = Some((moved.received, moved.sent)));
     }
 
     fn server_spoke_first(&mut self) {

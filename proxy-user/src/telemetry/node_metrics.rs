@@ -17,8 +17,23 @@ pub struct NodeMetrics {
     compile_time: Gauge,
     /// Objects in force.
     pub config_objects: Gauge,
+    /// Writes to kernel maps that failed.
+    pub kernel_sync_errors: Counter,
+    /// Flow events that the ring buffer could not take.
+    pub flow_events_dropped: Counter,
     /// Captured connections that nobody accepted in time.
     pub original_dsts_swept: Counter,
+}
+
+/// One map's fill level.
+#[derive(Debug, Clone, Copy)]
+pub struct MapFill<'a> {
+    /// Name of the map.
+    pub map: &'a str,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that fit.
+    pub capacity: u64,
 }
 
 impl NodeMetrics {
@@ -41,6 +56,14 @@ impl NodeMetrics {
                 "How long compiling the snapshot in force took.",
             ),
             config_objects: gauge("mizzen_config_objects", "Configuration objects in force."),
+            kernel_sync_errors: counter(
+                "mizzen_kernel_sync_errors_total",
+                "Writes to kernel maps that failed.",
+            ),
+            flow_events_dropped: counter(
+                "mizzen_flow_events_dropped_total",
+                "Flow events lost because the ring buffer was full.",
+            ),
             original_dsts_swept: counter(
                 "mizzen_original_dsts_swept_total",
                 "Captured connections that nobody accepted in time.",
@@ -118,6 +141,34 @@ impl NodeMetrics {
         self.registry
             .replace_gauges("mizzen_pods", "Pods of this node, by state.", samples);
     }
+
+    /// Fill levels of the kernel maps.
+    pub fn set_map_fill(&self, maps: &[MapFill<'_>]) {
+        for fill in maps {
+            let labels = [("map", fill.map)];
+            self.registry
+                .gauge("mizzen_map_entries", "Entries in a kernel map.", &labels)
+                .set(fill.entries as f64);
+            self.registry
+                .gauge(
+                    "mizzen_map_capacity",
+                    "Entries that fit into a kernel map.",
+                    &labels,
+                )
+                .set(fill.capacity as f64);
+        }
+    }
+
+    /// Age of a worker's last heartbeat.
+    pub fn set_heartbeat_age(&self, worker: u32, age: Duration) {
+        self.registry
+            .gauge(
+                "mizzen_worker_heartbeat_age_seconds",
+                "Time since a worker's last sign of life.",
+                &[("worker", &worker.to_string())],
+            )
+            .set(age.as_secs_f64());
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +189,13 @@ mod tests {
         metrics.set_captured_connections(&[("shop/web".to_owned(), 3)]);
         metrics.set_captured_connections(&[("shop/api".to_owned(), 1)]);
         metrics.set_pods(&[("captured", 4)]);
-        metrics.original_dsts_swept.add(9);
+        metrics.set_map_fill(&[MapFill {
+            map: "PODS",
+            entries: 1,
+            capacity: 1024,
+        }]);
+        metrics.set_heartbeat_age(0, Duration::from_millis(500));
+        metrics.flow_events_dropped.set_total(9);
         let text = registry.render(at);
         for line in [
             "mizzen_snapshot_version 7\n",
@@ -149,7 +206,9 @@ mod tests {
             "mizzen_kernel_decisions_total{reason=\"loopback\"} 5\n",
             "mizzen_captured_connections{pod=\"shop/api\"} 1\n",
             "mizzen_pods{state=\"captured\"} 4\n",
-            "mizzen_original_dsts_swept_total 9\n",
+            "mizzen_map_capacity{map=\"PODS\"} 1024\n",
+            "mizzen_worker_heartbeat_age_seconds{worker=\"0\"} 0.5\n",
+            "mizzen_flow_events_dropped_total 9\n",
         ] {
             assert!(text.contains(line), "{line} not in\n{text}");
         }
@@ -168,6 +227,13 @@ mod tests {
         metrics.set_kernel_decisions("loopback", 0);
         metrics.set_captured_connections(&[]);
         metrics.set_pods(&[]);
+        let (map, entries, capacity) = ("PODS", 0, 1);
+        metrics.set_map_fill(&[MapFill {
+            map,
+            entries,
+            capacity,
+        }]);
+        metrics.set_heartbeat_age(0, Duration::ZERO);
         registry.add_collector(Arc::new(AccessLogCounters::default()));
         let text = registry.render(SystemTime::UNIX_EPOCH);
         let families: BTreeSet<&str> = text

@@ -1,6 +1,7 @@
 //! Routing tables: YAML in, a question asked, the answer of `explain` compared. Each row
 //! names the checklist id that it stands for.
 
+mod classic;
 mod degraded;
 mod hosts;
 mod http_rules;

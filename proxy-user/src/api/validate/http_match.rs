@@ -164,6 +164,9 @@ impl Report<'_, VirtualService> {
                 &format!("{path}.sourceSubnet"),
                 std::slice::from_ref(&condition.source_subnet),
             );
+            let message = "ignored, as by Istio: the rule acts on every client; use sourceLabels \
+                           or sourceNamespace";
+            self.warn(&format!("{path}.sourceSubnet"), "ignored", message);
         }
         self.client(
             path,

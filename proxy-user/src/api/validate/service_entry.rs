@@ -14,9 +14,6 @@ const ADDRESS_LEN_MAX: usize = 64;
 const PORTS_MAX: usize = 256;
 const ENDPOINTS_MAX: usize = 4096;
 
-/// Label that turns automatic virtual IPs off.
-const AUTO_ALLOCATE_LABEL: &str = "networking.istio.io/enable-autoallocate-ip";
-
 /// Label that sends a service's traffic to a waypoint.
 const WAYPOINT_LABEL: &str = "istio.io/use-waypoint";
 
@@ -111,31 +108,6 @@ impl Report<'_, ServiceEntry> {
                 self.error(&field, CODE, message);
             }
         }
-        if spec.addresses.is_empty() && !self.gets_virtual_ip(spec) {
-            for (index, port) in spec.ports.iter().enumerate() {
-                if matches!(port.protocol.to_ascii_lowercase().as_str(), "" | "tcp") {
-                    let message = format!(
-                        "without addresses all TCP traffic on port {} is taken for this entry",
-                        port.number
-                    );
-                    self.warn(&format!("ports[{index}]"), "tcp-without-address", message);
-                }
-            }
-        }
-    }
-
-    /// Whether the mesh gives the entry an address by itself.
-    fn gets_virtual_ip(&self, spec: &ServiceEntry) -> bool {
-        let is_off = self
-            .object
-            .meta
-            .labels
-            .get(AUTO_ALLOCATE_LABEL)
-            .is_some_and(|v| v == "false");
-        let has_wildcard = spec.hosts.iter().any(|host| host.starts_with('*'));
-        spec.resolution != Resolution::None
-            && !is_off
-            && (!has_wildcard || spec.resolution == Resolution::DynamicDns)
     }
 
     fn entry_ports(&mut self, spec: &ServiceEntry) {

@@ -16,7 +16,7 @@ use super::workload::{self, Interner, PodRecord};
 use super::{Alias, Labels, Registry, Service, ServiceKind};
 
 /// Label of an EndpointSlice that names its service.
-pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+pub(in crate::compile) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// What the readers of all kinds share while the registry grows.
 pub(super) struct Builder<'a> {

@@ -12,7 +12,7 @@ mod service_entry;
 mod tests;
 pub(super) mod workload;
 
-pub(super) use build::in_namespace;
+pub(super) use build::{SERVICE_NAME_LABEL, in_namespace};
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

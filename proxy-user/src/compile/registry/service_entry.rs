@@ -92,7 +92,9 @@ impl<'a> Builder<'a> {
             if ports.iter().any(|known| known.number == number) {
                 continue;
             }
-            if found.is_tcp() && object.spec.addresses.is_empty() {
+            let has_address = !object.spec.addresses.is_empty()
+                || (takes_allocated(object) && !object.status.addresses.is_empty());
+            if found.is_tcp() && !has_address {
                 self.findings.push(object.finding(
                     Severity::Warning,
                     "tcp-without-address",
@@ -279,15 +281,7 @@ impl<'a> Builder<'a> {
                 )),
             }
         }
-        let is_allocated = object.spec.addresses.is_empty()
-            && object.spec.resolution != api::Resolution::None
-            && object
-                .meta
-                .labels
-                .get("networking.istio.io/enable-autoallocate-ip")
-                .map(String::as_str)
-                != Some("false");
-        if is_allocated {
+        if takes_allocated(object) {
             let own = object.status.addresses.iter().filter(|address| {
                 address.host.is_empty() || address.host.eq_ignore_ascii_case(host)
             });
@@ -334,6 +328,18 @@ impl<'a> Builder<'a> {
             }
         }
     }
+}
+
+/// Whether addresses that a controller allocated count: none is written, and the entry
+/// neither goes where the client dials nor opts out.
+fn takes_allocated(object: &Object<ServiceEntry>) -> bool {
+    let label = object
+        .meta
+        .labels
+        .get("networking.istio.io/enable-autoallocate-ip");
+    object.spec.addresses.is_empty()
+        && object.spec.resolution != api::Resolution::None
+        && label.map(String::as_str) != Some("false")
 }
 
 /// Endpoints of all entries for ports of this name.

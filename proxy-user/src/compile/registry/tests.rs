@@ -470,6 +470,10 @@ fn entries_that_declare_another_protocol_or_no_address_are_reported() {
     let tcp = json!([{ "number": 80, "name": "tcp", "protocol": "TCP" }]);
     add::<ServiceEntry>(&mut set, "ns1/a", entry(&json!({})));
     add::<ServiceEntry>(&mut set, "ns2/b", entry(&json!({ "ports": tcp })));
+    // An allocated address is one.
+    let mut allocated = entry(&json!({ "hosts": ["y.com"], "ports": tcp }));
+    allocated["status"] = json!({ "addresses": [{ "value": "240.240.0.2" }] });
+    add::<ServiceEntry>(&mut set, "ns2/c", allocated);
     let (_, findings) = build(&set);
     let expected = [
         "ServiceEntry/ns2/b: warning: ports[0]: a TCP port without addresses takes every \
