@@ -153,7 +153,7 @@ fn compile_abort(
     problems: &mut Problems,
 ) -> Option<AbortWith> {
     if let Some(name) = &abort.grpc_status {
-        let number = grpc_status_number(name);
+        let number = api::grpc_status_number(name);
         if number.is_none() {
             problems.error(
                 "grpc-status",
@@ -184,31 +184,6 @@ fn compile_abort(
         );
     }
     status.map(AbortWith::Http)
-}
-
-/// Source: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
-fn grpc_status_number(name: &str) -> Option<u8> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let at = NAMES.iter().position(|known| *known == name)?;
-    u8::try_from(at).ok()
 }
 
 fn whole_percents(percent: Option<u32>) -> PartsPerMillion {

@@ -15,6 +15,7 @@ mod btf;
 mod events;
 mod fake;
 mod ids;
+mod live;
 mod load;
 mod maps;
 mod original_dst;

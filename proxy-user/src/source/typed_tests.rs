@@ -1,3 +1,4 @@
+use super::super::problem::nearest;
 use super::*;
 use crate::api::{Duration, Pod, StringMatch, VirtualService};
 use crate::source::document::for_each_document;

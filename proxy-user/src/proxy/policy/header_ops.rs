@@ -4,11 +4,12 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::snapshot::policy::{HeaderOps, HeaderTemplate, TemplatePart};
+use crate::telemetry::calendar::Iso8601;
 
 /// What templates may name, besides the headers.
 #[derive(Debug, Clone, Copy)]
@@ -179,7 +180,9 @@ fn push_part(
         }
         TemplatePart::Protocol => out.extend_from_slice(facts.protocol.as_bytes()),
         TemplatePart::ResponseCode => push_display(out, &facts.response_code),
-        TemplatePart::StartTime => out.extend_from_slice(iso8601(facts.start).as_bytes()),
+        TemplatePart::StartTime => {
+            out.extend_from_slice(Iso8601(facts.start).to_string().as_bytes())
+        }
         TemplatePart::RouteName => out.extend_from_slice(facts.route_name.as_bytes()),
     }
 }
@@ -210,40 +213,6 @@ fn push_display(out: &mut Vec<u8>, value: &dyn std::fmt::Display) {
     // Writing to a String cannot fail.
     let _ = write!(text, "{value}");
     out.extend_from_slice(text.as_bytes());
-}
-
-/// `2006-01-02T15:04:05.000Z`, as Envoy's `%START_TIME%` without a format.
-fn iso8601(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil_date(days);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60,
-        since.subsec_millis(),
-    )
-}
-
-/// Days since 1970 to year, month, day in the proleptic Gregorian calendar
-/// (Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468; // days since 0000-03-01
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+use std::time::{Duration, UNIX_EPOCH};
+
 use super::*;
 
 fn facts() -> TemplateFacts<'static> {
