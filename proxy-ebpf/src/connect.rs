@@ -245,7 +245,7 @@ impl Connect<'_> {
             connect_ns: now_ns,
             now_ns,
         });
-        entry.submit(0);
+        entry.submit(maps::FLOW_EVENTS_QUIETLY);
     }
 
     /// Istio `connectionPool.tcp.tcpKeepalive`; zero fields keep the kernel's defaults.

@@ -1,7 +1,7 @@
 //! Every map with its writer, its readers and what happens when it is full.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP},
     btf_maps::SkStorage,
     helpers::bpf_ktime_get_ns,
     macros::{btf_map, map},
@@ -109,6 +109,9 @@ pub(crate) static ORIGINAL_DSTS: HashMap<OriginalDstKey, OriginalDstValue> =
 /// counted exactly. Needs Linux 5.8.
 #[map]
 pub(crate) static FLOW_EVENTS: RingBuf = RingBuf::with_byte_size(map::FLOW_EVENTS_BYTES, 0);
+/// Submits a flow record without waking its reader, which looks every 50 ms: a wake-up per record
+/// would cost each short connection two task switches.
+pub(crate) const FLOW_EVENTS_QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// One counter per reason. Written by all programs, read by `kernel`.
 #[map]

@@ -179,7 +179,7 @@ fn report(ctx: &SockOpsContext, state: &SocketState, kind: u8, old: u32) {
         connect_ns: state.connect_ns,
         now_ns: now_ns(),
     });
-    entry.submit(0);
+    entry.submit(maps::FLOW_EVENTS_QUIETLY);
 }
 
 /// Payload both ways: the kernel's counters include SYN and FIN, one sequence number each.

@@ -37,6 +37,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 const TAKEOVER_DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Handshakes under way when the listeners left the maps are queued within this.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
+/// How long maps of another layout stay in force while the pods are looked for: a pod that
+/// the new maps do not know would pass untouched.
+const PODS_FIRST_MAX: Duration = Duration::from_secs(3);
 /// Node events that may wait: a few per pod, and the node waits when it is full.
 const NODE_EVENTS_MAX: usize = 256;
 
@@ -88,11 +91,8 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(telemetry.metrics()),
     )?;
     let (wanted, wanted_receiver) = watch::channel(Arc::new(Vec::new()));
-    let (events, node_events) = mpsc::channel(NODE_EVENTS_MAX);
-    let config = pod_watch::NodeConfig {
-        cgroup_mount: mount,
-        pods_root,
-    };
+    let (events, mut node_events) = mpsc::channel(NODE_EVENTS_MAX);
+    let config = pod_watch::NodeConfig { pods_root };
     let node = pod_watch::spawn(config, wanted_receiver, events)?;
 
     let updates = source.updates.clone();
@@ -109,6 +109,9 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     });
     let first = Arc::clone(&updates.borrow());
     control.apply(&first);
+    if kernel.has_other_layout()? {
+        control.find_pods(&mut node_events, PODS_FIRST_MAX).await;
+    }
     kernel.attach().context("cannot attach the programs")?;
     kernel.renew()?;
     tracing::info!("ready");

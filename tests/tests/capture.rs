@@ -143,19 +143,25 @@ fn check_own_connections(it: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn a_daemon_outside_the_pods_cgroup_is_not_captured_either(it: &mut Fixture) -> anyhow::Result<()> {
-    it.daemon.terminate()?;
-    let options = DaemonOptions {
-        placement: Placement::Node,
-        ..DaemonOptions::default()
-    };
-    it.daemon = it.lab.start_daemon(&options)?;
-    it.wait_captured(&it.client_v4, Duration::from_secs(10))?;
-    check_own_connections(it)?;
-    it.daemon.terminate()?;
-    it.daemon = it.lab.start_daemon(&DaemonOptions::default())?;
-    it.wait_captured(&it.client_v4, Duration::from_secs(10))?;
-    check_own_connections(it)
+fn a_daemon_elsewhere_is_not_captured_either(it: &mut Fixture) -> anyhow::Result<()> {
+    // Outside the pods' cgroup, in a pod with a private cgroup namespace, and back.
+    for placement in [Placement::Node, Placement::PrivatePod, Placement::Pod] {
+        it.daemon.terminate()?;
+        it.daemon = it.lab.start_daemon(&DaemonOptions {
+            placement,
+            ..DaemonOptions::default()
+        })?;
+        it.wait_captured(&it.client_v4, Duration::from_secs(10))?;
+        check_own_connections(it).with_context(|| format!("{placement:?}"))?;
+        // A pod that comes now is found, too.
+        let pod = it
+            .lab
+            .add_pod(PodSpec::new("default", "of-another-place"))?;
+        it.wait_captured(&pod, Duration::from_secs(10))
+            .with_context(|| format!("{placement:?}"))?;
+        it.lab.remove_pod(&pod)?;
+    }
+    Ok(())
 }
 
 fn a_pod_that_starts_while_the_daemon_runs_is_captured_within_a_second(
@@ -391,7 +397,7 @@ fn main() -> ExitCode {
             a_pod_that_starts_while_the_daemon_runs_is_captured_within_a_second,
             a_pod_whose_first_instruction_is_connect_is_never_broken,
             after_100_pods_the_node_has_the_same_namespaces_sockets_and_descriptors,
-            a_daemon_outside_the_pods_cgroup_is_not_captured_either,
+            a_daemon_elsewhere_is_not_captured_either,
         ],
     )
 }

@@ -15,7 +15,10 @@ use mizzen_tests::evaluator::generate::{self, Ports};
 use mizzen_tests::evaluator::model::{Client, Mesh, Request};
 use mizzen_tests::evaluator::naive::{Outcome, Share, evaluate};
 use mizzen_tests::evaluator::yaml;
+use proxy_user::admin::explain_query;
+use proxy_user::admin::view::ExplainQuery;
 use proxy_user::compile::compile;
+use proxy_user::compile::explain::{self, Explanation};
 use proxy_user::net::{
     CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid,
 };
@@ -24,7 +27,7 @@ use proxy_user::proxy::{
     PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits,
 };
 use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
-use proxy_user::snapshot::{Publisher, Snapshot};
+use proxy_user::snapshot::{Publisher, Snapshot, SnapshotReader};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 use proxy_user::telemetry::record::WorkloadLabels;
 use proxy_user::telemetry::{MetricsRegistry, Telemetry};
@@ -60,6 +63,15 @@ fn proxy_and_naive_evaluator_agree_on_generated_meshes() {
             assert!(
                 complaint.is_none(),
                 "seed {seed}: {}\nclient {:?}\nrequest {request:?}\nexpected {expected:?}\nanswer {answer:?}\n{}",
+                complaint.unwrap_or_default(),
+                clients[at],
+                bench.yaml
+            );
+            let explained = bench.explain(at, &clients[at], &request);
+            let complaint = misexplained(&expected, &explained);
+            assert!(
+                complaint.is_none(),
+                "seed {seed}: explain: {}\nclient {:?}\nrequest {request:?}\nexpected {expected:?}\nexplained {explained:#?}\n{}",
                 complaint.unwrap_or_default(),
                 clients[at],
                 bench.yaml
@@ -130,6 +142,40 @@ fn disagreement(expected: &Outcome, answer: &Answer, request: &Request) -> Optio
     }
 }
 
+/// What explain says otherwise: outcome, weights and endpoints, share by share.
+fn misexplained(expected: &Outcome, explained: &Explanation) -> Option<String> {
+    use explain::Outcome as Said;
+    match (expected, &explained.outcome) {
+        (Outcome::Status(404), Said::NotFound)
+        | (Outcome::Status(502), Said::BlackHole)
+        | (Outcome::Passthrough, Said::Passthrough)
+        | (Outcome::Redirect(_), Said::Redirect { status: 301 }) => None,
+        (Outcome::Status(status), Said::DirectResponse { status: said }) => {
+            (status != said).then(|| format!("status {said}"))
+        }
+        (Outcome::Forward { shares, .. }, Said::Forward { destinations, .. }) => {
+            let said: Vec<(u32, Share)> = destinations
+                .iter()
+                .map(|destination| (destination.weight, share_of(destination)))
+                .collect();
+            (said != *shares).then(|| format!("shares {said:?}"))
+        }
+        (_, said) => Some(format!("another outcome: {said:?}")),
+    }
+}
+
+fn share_of(destination: &explain::DestinationView) -> Share {
+    let addresses = destination
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.address.clone());
+    if destination.state == "ok" {
+        Share::Endpoints(addresses.collect())
+    } else {
+        Share::Unavailable
+    }
+}
+
 /// A server on all addresses that answers with its own address and the target it saw.
 struct Echo {
     port: u16,
@@ -179,6 +225,7 @@ fn serve_echo(mut stream: TcpStream) {
 /// A worker with one pod per client.
 struct Bench {
     publisher: Publisher,
+    reader: SnapshotReader,
     listeners: Vec<SocketAddr>,
     table: Arc<Table>,
     yaml: String,
@@ -219,7 +266,7 @@ impl Bench {
         let telemetry = Telemetry::new(Arc::new(MetricsRegistry::default()), None);
         let worker = Worker::spawn(WorkerConfig {
             id: 0,
-            snapshot: reader,
+            snapshot: reader.clone(),
             original_dsts: Arc::clone(&table) as Arc<dyn OriginalDstSource>,
             recorder: telemetry.recorder(),
             heartbeat: Box::new(NoHeartbeat),
@@ -245,6 +292,7 @@ impl Bench {
             .collect();
         Self {
             publisher,
+            reader,
             listeners,
             table,
             yaml: String::new(),
@@ -276,6 +324,21 @@ impl Bench {
         );
         let compiled = compile(&loaded.objects, &settings(mesh.is_registry_only));
         self.publisher.publish(compiled.snapshot);
+    }
+
+    fn explain(&self, at: usize, client: &Client, request: &Request) -> Explanation {
+        let mut headers = vec![("host".to_owned(), request.host.clone())];
+        headers.extend(request.headers.iter().cloned());
+        let query = ExplainQuery {
+            from: format!("{}/client{at}", client.namespace),
+            url: format!(
+                "http://{}:{}{}",
+                request.dst_ip, request.dst_port, request.target
+            ),
+            method: request.method.clone(),
+            headers,
+        };
+        explain_query(&self.reader.load(), &query).expect("a good question")
     }
 
     fn ask(&self, at: usize, request: &Request) -> Answer {

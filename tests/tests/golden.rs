@@ -28,7 +28,8 @@ fn show(loaded: &Loaded) -> String {
 }
 
 fn names<S: InSet>(set: &ObjectSet) -> Vec<String> {
-    S::objects(set)
+    // The trait gives the objects to be changed only.
+    S::objects_mut(&mut set.clone())
         .values()
         .map(|object| object.reference().to_string())
         .collect()

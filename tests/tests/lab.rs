@@ -217,6 +217,41 @@ fn pods_that_go_leave_nothing(it: &mut Fixture) -> anyhow::Result<()> {
     })
 }
 
+/// Else a pod that comes or goes would cut the older ones off from the node and the outside.
+fn the_gateways_keep_their_hardware_addresses(it: &mut Fixture) -> anyhow::Result<()> {
+    let addresses = || -> anyhow::Result<String> {
+        let mut all = String::new();
+        for device in ["br0", "ext0"] {
+            let shown = it
+                .lab
+                .run_on_node(&["ip", "-o", "link", "show", "dev", device])?;
+            let shown = shown.ok()?;
+            let address = shown.split("link/ether ").nth(1).context("no address")?;
+            all.push_str(address.split(' ').next().unwrap_or_default());
+        }
+        Ok(all)
+    };
+    let before = addresses()?;
+    // Device addresses are random: one of the first ten or so is the lowest of all.
+    for index in 0..10 {
+        for name in ["in", "out"] {
+            let mut pod = PodSpec::new("default", &format!("{name}-{index}"));
+            if name == "out" {
+                pod = pod.external();
+            }
+            it.lab.add_pod(pod)?;
+            assert_eq!(addresses()?, before, "after {name}-{index}");
+        }
+    }
+    for index in 0..10 {
+        for name in ["in", "out"] {
+            let pod = it.lab.pod("default", &format!("{name}-{index}"))?;
+            it.lab.remove_pod(&pod)?;
+        }
+    }
+    Ok(())
+}
+
 /// What the lab `name` would leave: its cgroup, its files, its record.
 fn traces(name: &str) -> anyhow::Result<Vec<std::path::PathBuf>> {
     let cgroup = mizzen_tests::lab::cgroup2_root()?.join(format!("mizzen-lab-{name}"));
@@ -304,6 +339,7 @@ fn main() -> ExitCode {
             a_half_close_and_held_connections_work,
             host_network_and_outside_pods_are_reached,
             pods_that_go_leave_nothing,
+            the_gateways_keep_their_hardware_addresses,
             a_killed_run_is_removed_by_the_next_and_an_interrupted_one_by_itself,
         ],
     )

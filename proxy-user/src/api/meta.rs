@@ -265,11 +265,6 @@ impl<S: Resource> Object<S> {
         }
         finding.with_field(field)
     }
-
-    /// Whether metadata, spec and status are equal; the place may differ.
-    pub fn same_content(&self, other: &Self) -> bool {
-        self.meta == other.meta && self.spec == other.spec && self.status == other.status
-    }
 }
 
 /// The line of every field of one object. Cheap to clone.
@@ -331,11 +326,6 @@ impl SourceMap {
         self.lines_by_path
             .iter()
             .map(|(path, line)| (&**path, *line))
-    }
-
-    /// The file as findings name it.
-    pub fn file(&self) -> &Arc<str> {
-        &self.file
     }
 
     fn find_line(&self, path: &str) -> Option<u32> {

@@ -7,6 +7,7 @@
 mod destination_rule;
 mod envoy_filter;
 mod gateway;
+mod grpc;
 pub mod honoured;
 mod kubernetes;
 mod meta;
@@ -25,6 +26,7 @@ mod workload;
 pub use destination_rule::*;
 pub use envoy_filter::*;
 pub use gateway::*;
+pub use grpc::grpc_status_number;
 pub use kubernetes::*;
 pub use meta::*;
 pub use scalar::*;

@@ -86,8 +86,6 @@ pub fn in_creation_order<S: Resource>(objects: &Objects<S>) -> Vec<&Arc<Object<S
 
 /// A kind and its place in an [`ObjectSet`], for code that treats all kinds alike.
 pub trait InSet: Resource {
-    /// The objects of this kind.
-    fn objects(set: &ObjectSet) -> &Objects<Self>;
     /// The objects of this kind, to be changed.
     fn objects_mut(set: &mut ObjectSet) -> &mut Objects<Self>;
 }
@@ -96,10 +94,6 @@ pub trait InSet: Resource {
 macro_rules! in_set {
     ($($kind:ty: $field:ident,)*) => {$(
         impl InSet for $kind {
-            fn objects(set: &ObjectSet) -> &Objects<Self> {
-                &set.$field
-            }
-
             fn objects_mut(set: &mut ObjectSet) -> &mut Objects<Self> {
                 &mut set.$field
             }

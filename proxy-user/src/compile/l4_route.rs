@@ -12,9 +12,10 @@ use crate::api::{Destination, RouteDestination};
 use crate::snapshot::ClusterRef;
 use crate::snapshot::routes::{L4Destination, TcpRoute, TlsRoute};
 
+use super::forward::relative_weights;
 use super::host;
 use super::registry::Service;
-use super::route::{Router, relative_weights};
+use super::route::Router;
 use super::rule::Place;
 use super::scope::ClientView;
 use super::virtual_service::{L4Rule, MeshRules};

@@ -146,6 +146,36 @@ fn pods_of_the_mesh_are_captured_and_others_say_why_not() {
 }
 
 #[test]
+fn a_host_network_pod_that_shall_be_captured_and_is_not_is_a_finding() {
+    for (asked, expected_state, findings) in [
+        (
+            false,
+            "it uses the host's network; captureHostNetwork is off",
+            0,
+        ),
+        (
+            true,
+            "it uses the host's network; captureHostNetwork is not honoured yet",
+            1,
+        ),
+    ] {
+        let mut set = ObjectSet::default();
+        add::<Pod>(&mut set, "ns1/p", pod(&json!({ "hostNetwork": true })));
+        let settings = CompileSettings {
+            capture_host_network: asked,
+            ..settings()
+        };
+        assert_eq!(state(&set, &settings), expected_state);
+        let found = compile(&set, &settings).findings;
+        let count = found
+            .iter()
+            .filter(|finding| finding.code == "host-network-not-captured")
+            .count();
+        assert_eq!(count, findings, "{found:?}");
+    }
+}
+
+#[test]
 fn what_a_pod_needs_to_be_found_is_a_finding_when_it_is_missing() {
     for (extra, expected) in [
         (

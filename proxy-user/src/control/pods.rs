@@ -100,6 +100,18 @@ impl PodTable {
         }
     }
 
+    /// Whether every pod that the snapshot wants captured is.
+    pub(super) fn is_complete(&self, snapshot: &Snapshot) -> bool {
+        snapshot
+            .pods
+            .values()
+            .filter(|view| view.capture == Capture::Captured)
+            .all(|view| {
+                let pod = self.pods.get(&view.uid);
+                pod.is_some_and(|pod| pod.attached.is_some())
+            })
+    }
+
     /// Makes what is attached match the snapshot.
     pub(super) fn reconcile(
         &mut self,

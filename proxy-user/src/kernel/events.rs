@@ -1,11 +1,6 @@
 //! Flow records from the ring buffer, with names instead of ids.
 
-use std::{
-    net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
@@ -75,7 +70,7 @@ pub enum FlowPath {
     None,
 }
 
-/// The one reader of `FLOW_EVENTS`. Readable (`AsFd`, for epoll) when there is something to read.
+/// The one reader of `FLOW_EVENTS`. The kernel wakes nobody for a record; read every so often.
 pub struct FlowEvents {
     ring: RingBuf<MapData>,
     names: Arc<ArcSwap<Names>>,
@@ -95,34 +90,6 @@ impl FlowEvents {
                 return Some(flow(&event, &self.names.load()));
             }
         }
-    }
-
-    /// Waits until there is something to read, at most `timeout`.
-    ///
-    /// # Errors
-    /// What `poll(2)` reports.
-    pub fn wait(&self, timeout: Duration) -> std::io::Result<()> {
-        let mut poll = libc::pollfd {
-            fd: self.ring.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let milliseconds = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: one valid entry, as many as said.
-        if unsafe { libc::poll(&raw mut poll, 1, milliseconds) } < 0 {
-            let error = std::io::Error::last_os_error();
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl AsFd for FlowEvents {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the ring buffer's, which lives as long as `self`.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 

@@ -132,6 +132,10 @@ impl KernelMaps for FakeKernel {
         Ok(())
     }
 
+    fn has_other_layout(&self) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
     fn attach(&self) -> Result<(), KernelError> {
         self.state().is_attached = true;
         Ok(())

@@ -15,6 +15,7 @@ mod btf;
 mod events;
 mod fake;
 mod ids;
+mod live;
 mod load;
 mod maps;
 mod original_dst;
@@ -46,9 +47,6 @@ use crate::{
     settings::OnProxyDown,
     snapshot::{Exclusions, KernelView},
 };
-
-/// Where links and maps are pinned unless `--pins` says otherwise.
-pub const DEFAULT_PINS: &str = "/sys/fs/bpf/mizzen";
 
 /// What the daemon asks of the kernel. Every call is synchronous and short (map writes), so it
 /// belongs on the daemon's control thread, never on a worker.
@@ -101,6 +99,13 @@ pub trait KernelMaps: Send + Sync {
     /// # Errors
     /// What the kernel answers.
     fn unregister_daemon(&self, cgroup_id: u64) -> Result<(), KernelError>;
+
+    /// Whether an earlier daemon's maps of another layout are in force until [`Self::attach`].
+    /// What they know of pods is not adopted, so that pods should be named first.
+    ///
+    /// # Errors
+    /// Pins that cannot be read.
+    fn has_other_layout(&self) -> Result<bool, KernelError>;
 
     /// Attaches the programs, or swaps them in the pinned links of an earlier daemon; then drops
     /// what another layout left. Call it once the maps are filled.
@@ -209,7 +214,7 @@ pub struct PodEntry {
 pub struct KernelOptions {
     /// The pods' cgroup root, in a cgroup2 file system.
     pub cgroup: PathBuf,
-    /// Directory for pins, on bpffs; see [`DEFAULT_PINS`].
+    /// Directory for pins, on bpffs.
     pub pins: PathBuf,
     /// After this without a renewal, addresses that Kubernetes routes pass (`kernelPathStaleAfter`).
     pub stale_after: Duration,

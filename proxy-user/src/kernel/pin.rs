@@ -60,21 +60,24 @@ impl PinDirs {
 
     /// Drops the maps of other layouts.
     pub(super) fn drop_other_layouts(&self) -> Result<(), KernelError> {
-        for entry in entries(&self.root)? {
-            let name = entry
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+        for layout in self.other_layouts()? {
+            tracing::info!(path = %layout.display(), "dropping maps of another layout");
+            remove_directory(&layout)?;
+        }
+        Ok(())
+    }
+
+    /// Directories of maps that are not of this layout.
+    pub(super) fn other_layouts(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let mut others = entries(&self.root)?;
+        others.retain(|entry| {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy();
             let is_layout = name
                 .strip_prefix('v')
                 .is_some_and(|number| number.parse::<u32>().is_ok());
-            if is_layout && entry != self.maps {
-                tracing::info!(path = %entry.display(), "dropping maps of another layout");
-                remove_directory(&entry)?;
-            }
-        }
-        Ok(())
+            is_layout && *entry != self.maps
+        });
+        Ok(others)
     }
 }
 

@@ -1,8 +1,6 @@
 //! The real [`KernelMaps`]: one lock around everything that writes, held for map writes only.
 
 use std::{
-    collections::HashMap as StdHashMap,
-    io::Read,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,16 +12,17 @@ use aya::maps::{HashMap, MapData, SockHash};
 use proxy_common::{
     addr::Family,
     flow::LiveFlow,
-    map::{self, LIVE_ITERATOR},
+    map,
     pod::{ListenerKey, NodeState, PodId},
     reason::Reason,
-    socket::{OriginalDstKey, OriginalDstValue, SocketState},
+    socket::{OriginalDstKey, OriginalDstValue},
 };
 
 use super::{
     FlowEvents, KernelError, KernelMaps, KernelOptions, LinkCheck, ListenerPorts, MapFill, Names,
     PodEntry, SyncReport,
     attach::Links,
+    live::{read_live_flows, repair_live_counts},
     load::{self, Loaded, Maps},
     maps::{self, removed},
     monotonic_ns,
@@ -31,7 +30,6 @@ use super::{
     pin::PinDirs,
     pods::Pods,
     sync::{EntryKey, Planner},
-    sys,
     workers::{HeartbeatPage, MappedHeartbeat},
 };
 use crate::{
@@ -250,6 +248,10 @@ impl KernelMaps for Kernel {
             .map_err(|error| KernelError::map("remove from", map::DAEMONS, error))
     }
 
+    fn has_other_layout(&self) -> Result<bool, KernelError> {
+        Ok(!self.state().pins.other_layouts()?.is_empty())
+    }
+
     fn attach(&self) -> Result<(), KernelError> {
         let mut state = self.state();
         state.write_node()?;
@@ -397,57 +399,6 @@ fn open_again(map: &MapData, name: &'static str) -> Result<MapData, KernelError>
         .try_clone_to_owned()
         .map_err(|error| failed(&error))?;
     MapData::from_fd(fd).map_err(|error| failed(&error))
-}
-
-fn read_live_flows(loaded: &mut Loaded) -> Result<Vec<LiveFlow>, KernelError> {
-    let failed =
-        |error: &dyn std::fmt::Display| KernelError::map("iterate over", map::SK_STORAGE, error);
-    let program = loaded
-        .ebpf
-        .program(LIVE_ITERATOR)
-        .ok_or(KernelError::NoProgram(LIVE_ITERATOR))?;
-    let program = program.fd().map_err(|error| failed(&error))?;
-    let mut iterator = sys::open_map_iterator(program.as_fd(), loaded.maps.sk_storage.fd().as_fd())
-        .map_err(|error| failed(&error))?;
-    let mut bytes = Vec::new();
-    iterator
-        .read_to_end(&mut bytes)
-        .map_err(|error| failed(&error))?;
-    let flows = bytes.chunks_exact(size_of::<LiveFlow>()).map(|chunk| {
-        // SAFETY: as long as the type, in which every bit pattern is valid; alignment does not
-        // matter.
-        unsafe { std::ptr::read_unaligned(chunk.as_ptr().cast::<LiveFlow>()) }
-    });
-    Ok(flows.collect())
-}
-
-/// Sets the count of each endpoint to the connections that there are. A connection that opens or
-/// closes meanwhile makes a count wrong by one until the next time.
-fn repair_live_counts(
-    maps: &mut Maps,
-    planner: &Planner,
-    flows: &[LiveFlow],
-) -> Result<(), KernelError> {
-    let mut counted: StdHashMap<u32, u64> = StdHashMap::new();
-    for flow in flows
-        .iter()
-        .filter(|flow| flow.state.flags & SocketState::COUNTED != 0)
-    {
-        *counted.entry(flow.state.live_id).or_default() += 1;
-    }
-    for live_id in planner.live_ids() {
-        let truth = counted.get(&live_id).copied().unwrap_or(0);
-        let held = maps
-            .live_counts
-            .get(&live_id, 0)
-            .map_err(|error| KernelError::map("read", map::LIVE_COUNTS, error))?;
-        if held != truth {
-            maps.live_counts
-                .set(live_id, truth, 0)
-                .map_err(|error| KernelError::map("write", map::LIVE_COUNTS, error))?;
-        }
-    }
-    Ok(())
 }
 
 /// Level of a cgroup below its hierarchy's root, as the kernel counts it.

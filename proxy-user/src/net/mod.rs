@@ -7,5 +7,5 @@ pub mod addr;
 pub mod bridge;
 pub mod socket;
 
-pub use addr::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId, UpstreamAddr};
+pub use addr::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId};
 pub use bridge::{CapturedDst, Heartbeat, OriginalDstSource, SocketFactory};

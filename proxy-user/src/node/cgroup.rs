@@ -3,8 +3,12 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::AtFlags;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// Directories deeper than this below the pods' root hold no pods (QoS class, pod).
 const POD_DEPTH_MAX: usize = 4;
@@ -44,8 +48,11 @@ fn find_mount_point(mounts: &str) -> Option<PathBuf> {
     })
 }
 
-/// The id of the cgroup in which this process runs. In a private cgroup namespace that
-/// is the namespace's root, which is where the mount's root directory stands.
+/// The id of the cgroup in which this process runs: the inode of its directory.
+///
+/// `/proc/self/cgroup` counts from the root of this process's cgroup namespace, which is the
+/// container's own cgroup where the runtime makes it private. `mount`, the host's tree, starts
+/// elsewhere then; a mount made here starts at that root (cgroup_namespaces(7)).
 ///
 /// # Errors
 /// `/proc` or cgroup v2 is not mounted.
@@ -53,9 +60,30 @@ pub fn own_id(mount: &Path) -> io::Result<u64> {
     let text = fs::read_to_string("/proc/self/cgroup")?;
     let path = text
         .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .unwrap_or("/");
-    Ok(fs::metadata(mount.join(path.trim_start_matches('/')))?.ino())
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap_or_default();
+    match own_root() {
+        Ok(root) => {
+            let path = Path::new(".").join(path);
+            Ok(rustix::fs::statat(&root, &path, AtFlags::empty())?.st_ino)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot mount cgroup v2 for a look; a private cgroup namespace would go unseen");
+            Ok(fs::metadata(mount.join(path))?.ino())
+        }
+    }
+}
+
+/// The root of this process's cgroup namespace, by a mount that is attached nowhere.
+fn own_root() -> io::Result<OwnedFd> {
+    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    Ok(fsmount(
+        context.as_fd(),
+        flags,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )?)
 }
 
 /// The pod uid that a directory's name holds: `pod<uid>` of cgroupfs, or
@@ -122,15 +150,11 @@ fn processes_into(directory: &Path, depth: usize, pids: &mut Vec<u32>) {
 }
 
 /// Whether process `pid` runs in the cgroup `pod` or below it.
+///
+/// Not by `/proc/PID/cgroup`: from a private cgroup namespace its paths are relative.
 #[must_use]
-pub fn holds_process(mount: &Path, pod: &Path, pid: u32) -> bool {
-    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
-        return false;
-    };
-    let Some(path) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
-        return false;
-    };
-    mount.join(path).starts_with(pod)
+pub fn holds_process(pod: &Path, pid: u32) -> bool {
+    processes(pod).contains(&pid)
 }
 
 /// Whether any process is left in the cgroup or below it (`cgroup.events`).

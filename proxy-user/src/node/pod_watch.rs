@@ -84,8 +84,6 @@ pub enum NodeEvent {
 /// Where pods are.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
-    /// Mount point of cgroup v2.
-    pub cgroup_mount: PathBuf,
     /// The pods' cgroup root, such as `kubepods`.
     pub pods_root: PathBuf,
 }
@@ -339,12 +337,17 @@ impl PodWatch {
     async fn find_namespace(&mut self, pod: &WantedPod, cgroup: &PodCgroup) -> Result<(), Closed> {
         let mut refused = HashSet::new();
         for pid in cgroup::processes(&cgroup.path) {
-            let Some((process, namespace)) = self.namespace_of(pid, cgroup) else {
+            let Some((process, namespace)) = namespace_of(pid) else {
                 continue;
             };
-            if namespace.inode == self.home_inode || !refused.insert(namespace.inode) {
+            if namespace.inode == self.home_inode || refused.contains(&namespace.inode) {
                 continue;
             }
+            // The number may have become another process's before it was opened.
+            if !cgroup::holds_process(&cgroup.path, pid) || has_ended(&process) {
+                continue;
+            }
+            refused.insert(namespace.inode);
             let Some((netlink, addresses)) = pod_addresses(&namespace, pod).await else {
                 continue;
             };
@@ -353,14 +356,6 @@ impl PodWatch {
                 .await;
         }
         Ok(())
-    }
-
-    /// A process and its namespace, if the process still belongs to the pod afterwards.
-    fn namespace_of(&self, pid: u32, cgroup: &PodCgroup) -> Option<(OwnedFd, NetNamespace)> {
-        let process = open_process(pid)?;
-        let namespace = NetNamespace::of_process(pid).ok()?;
-        let is_member = cgroup::holds_process(&self.config.cgroup_mount, &cgroup.path, pid);
-        (is_member && !has_ended(&process)).then_some((process, namespace))
     }
 
     async fn adopt(
@@ -435,6 +430,13 @@ async fn follow_routes(
             };
         }
     }
+}
+
+/// A process and its namespace, both held open.
+fn namespace_of(pid: u32) -> Option<(OwnedFd, NetNamespace)> {
+    let process = open_process(pid)?;
+    let namespace = NetNamespace::of_process(pid).ok()?;
+    Some((process, namespace))
 }
 
 fn open_process(pid: u32) -> Option<OwnedFd> {

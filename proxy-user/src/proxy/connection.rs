@@ -64,13 +64,11 @@ pub(super) async fn serve(
     };
     let client = PrefixedStream::new(buffer.freeze(), stream);
     match (decision, found) {
-        (Decision::Http { is_http2 }, Standing::Known { destination, .. }) => {
+        (Decision::Http { is_http2 }, Standing::Known { .. }) => {
             let facts = ConnectionFacts {
                 downstream,
                 original_dst,
-                destination,
                 is_http2,
-                start,
             };
             place.note(|view| view.protocol = if is_http2 { "http2" } else { "http" });
             http::serve(client, facts, pod).await;

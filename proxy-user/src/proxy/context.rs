@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
 use crate::net::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid};
-use crate::snapshot::{Destination, SnapshotReader};
+use crate::snapshot::SnapshotReader;
 use crate::telemetry::record::{Recorder, WorkloadLabels};
 
 /// Bounds of one worker; what happens at each is said beside it.
@@ -66,14 +66,6 @@ impl std::fmt::Debug for ArcRecorder {
     }
 }
 
-impl PodContext {
-    /// Connections shall end: no further request on this one.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
-    }
-}
-
 /// Live numbers of one pod.
 #[derive(Debug, Default)]
 pub struct PodStats {
@@ -98,12 +90,8 @@ pub struct ConnectionFacts {
     pub downstream: DownstreamAddr,
     /// What it dialled.
     pub original_dst: OriginalDst,
-    /// What stood there when the connection was accepted.
-    pub destination: Arc<Destination>,
     /// It starts with the HTTP/2 preface.
     pub is_http2: bool,
-    /// When it was accepted.
-    pub start: SystemTime,
 }
 
 impl ConnectionFacts {

@@ -22,12 +22,6 @@ impl PrefixedStream {
         Self { prefix, stream }
     }
 
-    /// The connection itself.
-    #[must_use]
-    pub fn get_ref(&self) -> &TcpStream {
-        &self.stream
-    }
-
     /// What was read but not yet taken, and the connection.
     #[must_use]
     pub fn into_parts(self) -> (Bytes, TcpStream) {

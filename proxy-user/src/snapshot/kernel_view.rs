@@ -146,4 +146,4 @@ pub enum KernelBalancer {
 }
 
 /// Slots over which endpoint weights are spread; finer weights take the proxy path.
-pub const WEIGHT_SLOTS_MAX: usize = 256;
+pub const WEIGHT_SLOTS_MAX: usize = proxy_common::cluster::SLOTS_MAX as usize;

@@ -11,5 +11,7 @@ pub mod document;
 pub mod mesh;
 pub mod node;
 pub mod object;
+mod parts;
+mod problem;
 pub mod state;
 mod typed;

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::document::{SyntaxError, for_each_document};
-use super::node::{Entry, Node, Value};
-use super::typed::{self, TypeProblem};
+use super::node::{Node, Value};
+use super::parts::split;
+use super::problem::TypeProblem;
+use super::typed;
 use crate::api::honoured::{HonouredValues, find_not_honoured};
 use crate::api::validate::{self, Validate};
 use crate::api::{
-    AuthorizationPolicy, Body, ConfigMap, DestinationRule, EndpointSlice, EnvoyFilter, Gateway,
-    InSet, Kind, Namespace, Node as KubernetesNode, Object, ObjectKey, ObjectMeta, ObjectSet,
+    AuthorizationPolicy, ConfigMap, DestinationRule, EndpointSlice, EnvoyFilter, Gateway, InSet,
+    Kind, Namespace, Node as KubernetesNode, Object, ObjectKey, ObjectMeta, ObjectSet,
     PeerAuthentication, Pod, RequestAuthentication, Secret, Service, ServiceEntry, Sidecar,
     SourceMap, VirtualService, WorkloadEntry, WorkloadGroup,
 };
@@ -337,13 +339,6 @@ fn read_as<S: InSet + Validate + HonouredValues>(
     }
 }
 
-/// The parts of a document.
-struct Parts {
-    metadata: Node,
-    body: Node,
-    status: Node,
-}
-
 fn read_typed<S: InSet>(
     file: &Arc<str>,
     document: Node,
@@ -397,54 +392,4 @@ fn lines_depth(kind: Kind) -> usize {
     } else {
         1
     }
-}
-
-fn split(document: Node, body: Body, is_strict: bool) -> Result<Parts, TypeProblem> {
-    let line = document.line;
-    let Value::Mapping(entries) = document.value else {
-        return Err(TypeProblem {
-            path: String::new(),
-            line,
-            message: "expected an object".to_owned(),
-        });
-    };
-    let mapping = |entries| Node {
-        value: Value::Mapping(entries),
-        line,
-    };
-    let mut parts = Parts {
-        metadata: mapping(vec![]),
-        body: mapping(vec![]),
-        status: mapping(vec![]),
-    };
-    let mut rest: Vec<Entry> = Vec::new();
-    for entry in entries {
-        match &*entry.key {
-            "apiVersion" | "kind" => {}
-            "metadata" => parts.metadata = without_server_fields(entry.value),
-            "status" => parts.status = entry.value,
-            "spec" if body == Body::Spec => parts.body = entry.value,
-            key if is_strict && !entry.value.is_null() => {
-                let message =
-                    typed::unknown_field(key, &["apiVersion", "kind", "metadata", "spec"]);
-                return Err(TypeProblem {
-                    path: key.to_owned(),
-                    line: entry.value.line,
-                    message,
-                });
-            }
-            _ => rest.push(entry),
-        }
-    }
-    if body == Body::TopLevel {
-        parts.body = mapping(rest);
-    }
-    Ok(parts)
-}
-
-fn without_server_fields(mut metadata: Node) -> Node {
-    if let Value::Mapping(entries) = &mut metadata.value {
-        entries.retain(|entry| !ObjectMeta::NOT_KEPT.contains(&&*entry.key));
-    }
-    metadata
 }

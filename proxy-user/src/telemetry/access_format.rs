@@ -5,17 +5,18 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::calendar::Iso8601;
 use super::record::{ConnectionRecord, RequestRecord};
 
 /// The fields of one line; `None` is `-` in text and `null` in JSON. Their order is JSON's.
 #[derive(Debug, Serialize)]
 pub(super) struct Line<'a> {
     #[serde(serialize_with = "as_text")]
-    start_time: StartTime,
+    start_time: Iso8601,
     route_name: Option<&'a str>,
     method: Option<&'a str>,
     path: Option<&'a str>,
@@ -50,7 +51,7 @@ impl<'a> Line<'a> {
     /// The line of a finished request.
     pub(super) fn of_request(record: &'a RequestRecord) -> Self {
         Self {
-            start_time: StartTime(record.start),
+            start_time: Iso8601(record.start),
             route_name: record.route_name.as_deref(),
             method: said(&record.method),
             path: said(&record.path),
@@ -82,7 +83,7 @@ impl<'a> Line<'a> {
     /// The line of a closed TCP connection: no request, code 0.
     pub(super) fn of_connection(record: &'a ConnectionRecord, duration: Duration) -> Self {
         Self {
-            start_time: StartTime(record.start),
+            start_time: Iso8601(record.start),
             route_name: None,
             method: None,
             path: None,
@@ -172,49 +173,6 @@ impl Display for Dash<'_> {
         }
         Ok(())
     }
-}
-
-/// `%START_TIME%`: UTC, ISO 8601 with milliseconds.
-#[derive(Debug)]
-struct StartTime(SystemTime);
-
-impl Display for StartTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self
-            .0
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = civil_from_days(days);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-            second / 3_600,
-            second / 60 % 60,
-            second % 60,
-            since.subsec_millis()
-        )
-    }
-}
-
-/// Year, month and day of a count of days since 1970-01-01, in the Gregorian
-/// calendar, counted in years that begin in March.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // days from 0000-03-01 to 1970-01-01
-    let era = days / 146_097; // 400 years
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
 }
 
 fn as_text<S: serde::Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -320,19 +278,6 @@ mod tests {
         assert!(line.text().contains("\"a\\nb\\tc\\u{1b}[0m\""));
         for text in [line.text(), line.json()] {
             assert_eq!(text.matches('\n').count(), 1, "{text}");
-        }
-    }
-
-    #[test]
-    fn days_are_gregorian() {
-        for (days, expected) in [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),      // 1970 has no 29 February
-            (11_016, (2000, 2, 29)), // 2000 has
-            (19_782, (2024, 2, 29)),
-            (47_541, (2100, 3, 1)), // 2100 has not
-        ] {
-            assert_eq!(civil_from_days(days), expected, "day {days}");
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod access_format;
 pub mod access_log;
+pub mod calendar;
 pub mod exposition;
 mod histogram;
 mod labels;

@@ -24,6 +24,8 @@ const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 pub enum Placement {
     /// A host-network pod under `kubepods`, as a DaemonSet's.
     Pod,
+    /// The same in a private cgroup namespace, as container runtimes make it on cgroup v2.
+    PrivatePod,
     /// A process of the node, outside the pods' cgroup.
     Node,
 }
@@ -64,6 +66,7 @@ pub fn find_mizzen() -> Option<PathBuf> {
 #[derive(Debug)]
 pub struct Daemon {
     mizzen: PathBuf,
+    placement: Placement,
     args: Vec<String>,
     place: Place,
     netns: NetNs,
@@ -99,9 +102,10 @@ impl Lab {
         args.extend(options.extra_args.iter().cloned());
         let log = self.dir().join("logs/mizzen.log");
         let net = place.net.clone().context("the daemon has no namespace")?;
-        let process = spawn(&mizzen, &args, &place, &log)?;
+        let process = spawn(&mizzen, options.placement, &args, &place, &log)?;
         let mut daemon = Daemon {
             mizzen,
+            placement: options.placement,
             args,
             place,
             netns: NetNs::open(&net)?,
@@ -118,7 +122,7 @@ impl Lab {
         let node = self.node_place().clone();
         match placement {
             Placement::Node => Ok(node),
-            Placement::Pod => {
+            Placement::Pod | Placement::PrivatePod => {
                 let pod = match self.pod("mizzen-system", "mizzen") {
                     Ok(pod) => pod,
                     Err(_) => {
@@ -135,8 +139,21 @@ impl Lab {
     }
 }
 
-fn spawn(mizzen: &Path, args: &[String], place: &Place, log: &Path) -> anyhow::Result<Process> {
-    let mut command = place.command(mizzen)?;
+fn spawn(
+    mizzen: &Path,
+    placement: Placement,
+    args: &[String],
+    place: &Place,
+    log: &Path,
+) -> anyhow::Result<Process> {
+    let mut command = if placement == Placement::PrivatePod {
+        // It execs, so the process id stays that of the daemon.
+        let mut command = place.command("unshare")?;
+        command.arg("--cgroup").arg(mizzen);
+        command
+    } else {
+        place.command(mizzen)?
+    };
     command.args(args);
     Process::start(command, log)
 }
@@ -235,7 +252,13 @@ impl Daemon {
 
     /// Starts it again with the same arguments, and waits until it is ready.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
-        self.process = spawn(&self.mizzen, &self.args, &self.place, &self.log)?;
+        self.process = spawn(
+            &self.mizzen,
+            self.placement,
+            &self.args,
+            &self.place,
+            &self.log,
+        )?;
         self.wait_ready()
     }
 

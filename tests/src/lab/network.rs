@@ -57,13 +57,17 @@ pub(super) fn service_addresses(families: Families, index: u16) -> Vec<IpAddr> {
 }
 
 /// Builds the node's devices and routes inside its fresh namespace.
+///
+/// The bridges get hardware addresses of their own. Without, a bridge takes the lowest of its
+/// ports' (Linux, `br_stp_recalculate_bridge_id`), so that a new pod may change the gateway's
+/// address, and older pods go on sending to one that nobody has.
 pub(super) fn set_up_node(place: &Place, node: &NetNs) -> anyhow::Result<()> {
     node.within(skip_address_detection)??;
     ip_batch(
         place,
         "link set lo up\n\
-         link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
-         link add ext0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n",
+         link add br0 address 02:00:00:00:00:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+         link add ext0 address 02:00:00:00:00:02 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n",
     )?;
     node.within(set_node_sysctls)??;
     ip_batch(

@@ -6,7 +6,7 @@
 use super::{Report, names};
 use crate::api::{
     CorsPolicy, FaultAbort, FaultDelay, HTTPDirectResponse, HTTPFaultInjection, HTTPRedirect,
-    HTTPRetry, HTTPRewrite, HTTPRoute, Percent, StringMatch, VirtualService,
+    HTTPRetry, HTTPRewrite, HTTPRoute, Percent, StringMatch, VirtualService, grpc_status_number,
 };
 
 /// Largest body of a fixed answer, and the size from which it is said to be large, in bytes.
@@ -116,7 +116,7 @@ impl Report<'_, VirtualService> {
             self.error(&format!("{path}.httpStatus"), CODE, message);
         }
         if let Some(status) = &abort.grpc_status
-            && !GRPC_STATUSES.contains(&status.as_str())
+            && grpc_status_number(status).is_none()
         {
             let message = format!("unknown status {status:?}; expected one such as UNAVAILABLE");
             self.error(&format!("{path}.grpcStatus"), CODE, message);
@@ -324,27 +324,6 @@ impl Report<'_, VirtualService> {
         }
     }
 }
-
-/// gRPC's status names. Source: gRPC, doc/statuscodes.md.
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// Whether `item` is a condition of Envoy's retry policy or a status code that has a name.
 fn is_retry_condition(item: &str) -> bool {

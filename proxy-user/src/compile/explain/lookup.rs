@@ -3,20 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::net::PodUid;
-use crate::snapshot::clusters::Discovery;
-use crate::snapshot::endpoints::Health;
 use crate::snapshot::listeners::{DegradedForm, Found, PathPlan, TrafficPath};
 use crate::snapshot::matchers::{HttpMatch, Mismatch, RequestFacts};
-use crate::snapshot::policy::{AbortWith, RetryOn, RetryPolicy};
-use crate::snapshot::routes::{
-    HttpRoute, L4Destination, PathRewrite, RouteAction, UnknownHost, VirtualHost,
-};
+use crate::snapshot::routes::{L4Destination, UnknownHost, VirtualHost};
 use crate::snapshot::{
-    Capture, ClusterRef, Destination, Provenance, RouteTable, ScopeView, ServiceView, Snapshot,
+    Capture, Destination, Provenance, RouteTable, ScopeView, ServiceView, Snapshot,
 };
 
+use super::describe::{destination_view, outcome_of, rule_view};
 use super::request::{ExplainRequest, Scheme};
-use super::{DestinationView, EndpointView, Explanation, Outcome, PassedOver, RuleView};
+use super::{Explanation, Outcome, PassedOver};
 
 /// Explains `request` of the pod `from`; `None` when the snapshot does not list the pod.
 #[must_use]
@@ -202,110 +198,6 @@ fn reason(mismatch: &Mismatch, element: &HttpMatch) -> String {
     }
 }
 
-fn rule_view(name: &str, provenance: Option<&Provenance>) -> RuleView {
-    RuleView {
-        name: name.to_owned(),
-        object: provenance.map_or_else(String::new, |from| from.object.to_string()),
-        field: provenance.map_or_else(String::new, |from| from.field.to_string()),
-        origin: provenance.map_or_else(String::new, |from| from.origin.to_string()),
-    }
-}
-
-fn outcome_of(route: &HttpRoute) -> Outcome {
-    match &route.action {
-        RouteAction::Forward(forward) => Outcome::Forward {
-            destinations: forward
-                .destinations
-                .iter()
-                .map(|entry| destination_view(entry.weight, &entry.cluster))
-                .collect(),
-            policies: policies_of(route, forward.path_rewrite.as_ref()),
-        },
-        RouteAction::Redirect(redirect) => Outcome::Redirect {
-            status: redirect.status.as_u16(),
-        },
-        RouteAction::DirectResponse { status, .. } => Outcome::DirectResponse {
-            status: status.as_u16(),
-        },
-        RouteAction::NotHonoured(field) => Outcome::NotHonoured {
-            field: field.to_string(),
-        },
-    }
-}
-
-fn policies_of(route: &HttpRoute, rewrite: Option<&PathRewrite>) -> Vec<String> {
-    let mut policies = Vec::new();
-    policies.push(match route.timeout {
-        Some(timeout) => format!("timeout {timeout:?}"),
-        None => "no timeout".to_owned(),
-    });
-    policies.extend(route.retry.as_ref().map(|retry| retry_text(retry)));
-    if let Some(fault) = &route.fault {
-        if let Some((share, length)) = fault.delay {
-            policies.push(format!("delay {length:?} for {}", percent(share)));
-        }
-        if let Some((share, answer)) = fault.abort {
-            let answer = match answer {
-                AbortWith::Http(status) => status.as_u16().to_string(),
-                AbortWith::Grpc(status) => format!("gRPC status {status}"),
-            };
-            policies.push(format!("abort with {answer} for {}", percent(share)));
-        }
-    }
-    policies.extend(rewrite.map(|rewrite| match rewrite {
-        PathRewrite::Prefix(text) => format!("matched prefix becomes {text}"),
-        PathRewrite::Full(text) => format!("path becomes {text}"),
-        PathRewrite::Regex {
-            pattern,
-            replacement,
-        } => format!("{} in the path becomes {replacement}", pattern.as_str()),
-    }));
-    for mirror in &route.mirrors {
-        let share = percent(mirror.share);
-        policies.push(format!("mirror {share} to {}", mirror.cluster.name()));
-    }
-    if route.cors.is_some() {
-        policies.push("CORS".to_owned());
-    }
-    policies
-}
-
-fn retry_text(retry: &RetryPolicy) -> String {
-    if retry.attempts == 0 {
-        return "no retries".to_owned();
-    }
-    const NAMES: [(RetryOn, &str); 14] = [
-        (RetryOn::FIVE_XX, "5xx"),
-        (RetryOn::GATEWAY_ERROR, "gateway-error"),
-        (RetryOn::RESET, "reset"),
-        (RetryOn::RESET_BEFORE_REQUEST, "reset-before-request"),
-        (RetryOn::CONNECT_FAILURE, "connect-failure"),
-        (RetryOn::REFUSED_STREAM, "refused-stream"),
-        (RetryOn::RETRIABLE_4XX, "retriable-4xx"),
-        (RetryOn::STATUS_CODES, "retriable-status-codes"),
-        (RetryOn::RATE_LIMITED, "envoy-ratelimited"),
-        (RetryOn::GRPC_CANCELLED, "cancelled"),
-        (RetryOn::GRPC_DEADLINE_EXCEEDED, "deadline-exceeded"),
-        (RetryOn::GRPC_INTERNAL, "internal"),
-        (RetryOn::GRPC_RESOURCE_EXHAUSTED, "resource-exhausted"),
-        (RetryOn::GRPC_UNAVAILABLE, "unavailable"),
-    ];
-    let names: Vec<&str> = NAMES
-        .iter()
-        .filter(|(condition, _)| retry.on.contains(*condition))
-        .map(|(_, name)| *name)
-        .collect();
-    let each = match retry.per_try_timeout {
-        Some(limit) => format!(", {limit:?} each"),
-        None => String::new(),
-    };
-    format!("{} retries{each} on {}", retry.attempts, names.join(", "))
-}
-
-fn percent(ppm: u32) -> String {
-    format!("{} %", f64::from(ppm) / 10_000.0)
-}
-
 fn explain_tls(
     scope: &ScopeView,
     destination: &Destination,
@@ -378,42 +270,4 @@ fn covers(host: &str, name: &str) -> bool {
 
 fn holds(subnets: &[ipnet::IpNet], ip: IpAddr) -> bool {
     subnets.is_empty() || subnets.iter().any(|net| net.contains(&ip))
-}
-
-fn destination_view(weight: u32, cluster: &ClusterRef) -> DestinationView {
-    let mut view = DestinationView {
-        cluster: cluster.name().to_string(),
-        weight,
-        ..DestinationView::default()
-    };
-    let known = match cluster {
-        ClusterRef::Known(cluster) => cluster,
-        ClusterRef::Missing(_) => {
-            "missing".clone_into(&mut view.state);
-            return view;
-        }
-        ClusterRef::NotHonoured(_) => {
-            "notHonoured".clone_into(&mut view.state);
-            return view;
-        }
-    };
-    let set = known.endpoint_set();
-    view.endpoints = set
-        .endpoints
-        .iter()
-        .filter(|endpoint| endpoint.health == Health::Healthy)
-        .map(|endpoint| EndpointView {
-            address: endpoint.address.to_string(),
-            workload: endpoint.workload.name.to_string(),
-            weight: endpoint.weight,
-        })
-        .collect();
-    let is_dialled = matches!(known.discovery, Discovery::OriginalDst { .. });
-    let state = if view.endpoints.is_empty() && !is_dialled {
-        "noEndpoints"
-    } else {
-        "ok"
-    };
-    state.clone_into(&mut view.state);
-    view
 }

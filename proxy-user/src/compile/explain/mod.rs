@@ -3,6 +3,7 @@
 //!
 //! Pure: it reads one snapshot, so the CLI answers offline as the daemon does online.
 
+mod describe;
 mod lookup;
 mod request;
 mod text;

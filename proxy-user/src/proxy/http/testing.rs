@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -152,7 +152,7 @@ impl Mesh {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::task::spawn_local(accept(listener, pod, destination, OriginalDst(dialled)));
+        tokio::task::spawn_local(accept(listener, pod, OriginalDst(dialled)));
         Self {
             address,
             records,
@@ -243,24 +243,17 @@ pub(super) fn request(
         .expect("a request")
 }
 
-async fn accept(
-    listener: TcpListener,
-    pod: Rc<PodContext>,
-    destination: Arc<Destination>,
-    original_dst: OriginalDst,
-) {
+async fn accept(listener: TcpListener, pod: Rc<PodContext>, original_dst: OriginalDst) {
     loop {
         let (stream, peer) = listener.accept().await.expect("a connection");
         let mut first = [0; 3];
-        let (pod, destination) = (Rc::clone(&pod), Arc::clone(&destination));
+        let pod = Rc::clone(&pod);
         tokio::task::spawn_local(async move {
             let len = stream.peek(&mut first).await.unwrap_or(0);
             let facts = ConnectionFacts {
                 downstream: DownstreamAddr(peer),
                 original_dst,
-                destination,
                 is_http2: &first[..len] == b"PRI",
-                start: SystemTime::now(),
             };
             super::serve(PrefixedStream::new(Bytes::new(), stream), facts, pod).await;
         });

@@ -14,18 +14,13 @@ use super::lease::LeaseGuard;
 /// What a request body may fail with.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
-/// A request body. One type for all pooled connections; boxed only where a
-/// body has a shape of its own (retry buffers, replays).
+/// A request body. One type for all pooled connections.
 #[derive(Default)]
 pub enum RequestBody {
     /// None.
     #[default]
     Empty,
-    /// All of it at hand.
-    Full(Option<Bytes>),
-    /// Straight from the client.
-    Incoming(Incoming),
-    /// Anything else.
+    /// The client's, through the buffer for retries, or a copy of it.
     Stream(Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>),
 }
 
@@ -33,8 +28,6 @@ impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "Empty",
-            Self::Full(_) => "Full",
-            Self::Incoming(_) => "Incoming",
             Self::Stream(_) => "Stream",
         })
     }
@@ -50,10 +43,6 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Full(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
-            Self::Incoming(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
             Self::Stream(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -61,8 +50,6 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(data) => data.as_ref().is_none_or(Bytes::is_empty),
-            Self::Incoming(body) => body.is_end_stream(),
             Self::Stream(body) => body.is_end_stream(),
         }
     }
@@ -70,10 +57,6 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Full(data) => {
-                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
-            }
-            Self::Incoming(body) => body.size_hint(),
             Self::Stream(body) => body.size_hint(),
         }
     }

@@ -76,15 +76,6 @@ pub fn hash_lines(lines: &mut [&[u8]]) -> Option<u64> {
         .fold(None, |seed, line| Some(xx_hash64(line, seed.unwrap_or(0))))
 }
 
-/// Joins the keys of several hash policies (Envoy `HashPolicyImpl::generateHash`).
-#[must_use]
-pub fn combine(key: Option<u64>, next: u64) -> u64 {
-    match key {
-        Some(key) => key.rotate_left(1) ^ next,
-        None => next,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use super::outlier::Outcome;
 use super::{PickContext, Upstreams};
 use crate::snapshot::policy::ConnectionPool;
 use crate::snapshot::{Cluster, Endpoint};
-use crate::telemetry::record::{DestinationLabels, WorkloadLabels};
+use crate::telemetry::record::WorkloadLabels;
 
 /// A connected TCP session with its place in the cluster's counts.
 #[derive(Debug)]
@@ -44,7 +44,6 @@ impl Drop for SessionHold {
 pub struct TcpTarget {
     host: Rc<Host>,
     shared: Rc<super::host::ClusterShared>,
-    service: Arc<DestinationLabels>,
 }
 
 impl std::fmt::Debug for TcpTarget {
@@ -66,12 +65,6 @@ impl TcpTarget {
     #[must_use]
     pub fn workload_labels(&self) -> &Arc<WorkloadLabels> {
         &self.host.labels
-    }
-
-    /// Telemetry labels of the cluster's service.
-    #[must_use]
-    pub fn service_labels(&self) -> &Arc<DestinationLabels> {
-        &self.service
     }
 
     /// The effective connection policy.
@@ -127,7 +120,6 @@ impl Upstreams {
         Ok(TcpTarget {
             host: state.pick(context)?,
             shared: Rc::clone(&state.shared),
-            service: Arc::clone(&state.service),
         })
     }
 }
