@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::describe;
-use super::view::RouteView;
+use super::view::{PlanView, RouteView};
 use super::walk::{all_scopes, destinations, service_of};
 use crate::snapshot::routes::{L4Destination, RouteAction, RouteTable, VirtualHost};
 use crate::snapshot::{Destination, ScopeView, Snapshot};
@@ -49,6 +49,7 @@ pub(super) fn routes(snapshot: &Snapshot) -> Vec<RouteView> {
     let mut seen_tables = HashSet::new();
     let mut seen_destinations = HashSet::new();
     for scope in all_scopes(snapshot) {
+        let plans = plans_of(scope);
         for (address, destination) in destinations(scope) {
             let Some(destination) = destination else {
                 continue;
@@ -58,7 +59,7 @@ pub(super) fn routes(snapshot: &Snapshot) -> Vec<RouteView> {
                 if !seen_tables.insert(Arc::as_ptr(next)) {
                     break;
                 }
-                http_routes(scope, destination, next, &mut views);
+                http_routes(scope, destination, next, &plans, &mut views);
                 table = next.base.as_ref();
             }
             if seen_destinations.insert(Arc::as_ptr(destination)) {
@@ -69,16 +70,42 @@ pub(super) fn routes(snapshot: &Snapshot) -> Vec<RouteView> {
     views
 }
 
+/// What becomes of connections to each service's own addresses, by service and the name of
+/// its route table: services that share a table differ.
+type Plans = HashMap<(String, Arc<str>), PlanView>;
+
+fn plans_of(scope: &ScopeView) -> Plans {
+    let mut plans = Plans::new();
+    for (_, destination) in destinations(scope) {
+        let Some(destination) = destination else {
+            continue;
+        };
+        if let Some(table) = scope.route_table(destination) {
+            let key = (service_of(destination), Arc::clone(&table.name));
+            plans
+                .entry(key)
+                .or_insert_with(|| describe::plan(&destination.plan));
+        }
+    }
+    plans
+}
+
 fn http_routes(
     scope: &ScopeView,
     destination: &Destination,
     table: &RouteTable,
+    plans: &Plans,
     views: &mut Vec<RouteView>,
 ) {
     for (domains, host) in virtual_hosts(table) {
         let Some(host) = host else {
             continue;
         };
+        let service = host.name.rsplit_once(':').map_or(&*host.name, |it| it.0);
+        let plan = plans
+            .get(&(service.to_owned(), Arc::clone(&table.name)))
+            .cloned()
+            .unwrap_or_else(|| describe::plan(&destination.plan));
         for (index, route) in host.routes.iter().enumerate() {
             let destinations = match &route.action {
                 RouteAction::Forward(forward) => forward
@@ -103,7 +130,7 @@ fn http_routes(
                 action: describe::action(&route.action),
                 destinations,
                 policies: describe::policies(route),
-                path: Some(describe::plan(&destination.plan)),
+                path: Some(plan.clone()),
                 object: describe::object(provenance),
                 origin: describe::origin(provenance),
             });
@@ -165,5 +192,67 @@ fn l4_routes(
             origin: describe::origin(route.provenance.as_ref()),
             ..base.clone()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::compile::compile;
+    use crate::settings::{CompileSettings, MeshSettings, OnProxyDown};
+    use crate::source::state::{DirectoryState, FileText};
+
+    #[test]
+    fn services_that_share_a_port_have_each_their_own_degraded_form() {
+        let mut text = String::from(
+            "apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: default, uid: u}
+status: {podIPs: [{ip: 10.9.0.1}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: b, namespace: default}
+spec: {host: b, subsets: [{name: v1, labels: {version: v1}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: b, namespace: default}
+spec: {hosts: [b], http: [{route: [{destination: {host: b, subset: v1}}]}]}
+---
+",
+        );
+        for (last, name) in [(1, "a"), (2, "b")] {
+            text += &format!(
+                "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec: {{clusterIP: 10.0.0.{last}, ports: [{{name: http, port: 80}}]}}
+---
+"
+            );
+        }
+        let files = BTreeMap::from([(Arc::from("a.yaml"), FileText::from(&*text))]);
+        let settings = CompileSettings {
+            node: "n".to_owned(),
+            mesh: MeshSettings::default(),
+            on_proxy_down: OnProxyDown::Degrade,
+            is_capture_labelled: false,
+            capture_host_network: false,
+            accept_unenforced_policies: false,
+        };
+        let loaded = DirectoryState::new().apply(&files);
+        let views = routes(&compile(&loaded.objects, &settings).snapshot);
+        let degraded: Vec<(&str, &str)> = views
+            .iter()
+            .filter_map(|view| Some((&*view.host, &*view.path.as_ref()?.degraded)))
+            .collect();
+        let expected = [
+            ("a.default.svc.cluster.local:80", "pass"),
+            ("b.default.svc.cluster.local:80", "l4"),
+        ];
+        assert_eq!(degraded, expected);
     }
 }

@@ -33,6 +33,7 @@ pub(super) struct ExplainArgs {
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
     /// Look at this directory or file instead of asking the daemon; may be given several times.
+    /// The client's Pod must be among it; it needs no uid here, and its own node is taken.
     #[arg(long, value_name = "DIR")]
     config: Vec<PathBuf>,
     #[command(flatten)]
@@ -54,7 +55,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<Outcome> {
     let explanation = if args.config.is_empty() {
         Client::new(&args.admin.admin).post("/explain", &query)?
     } else {
-        let offline = offline::load(&args.config, &args.context)?;
+        let offline = offline::load_for(&args.config, &args.context, &args.from)?;
         explain_query(&offline.snapshot, &query).map_err(|reason| anyhow!(reason))?
     };
     output::value(args.output.output, &explanation, || explanation.to_string())?;

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 
 use super::run::{host_name, read_settings};
-use crate::api::ObjectSet;
+use crate::api::{ObjectKey, ObjectSet};
 use crate::compile;
 use crate::finding::Finding;
 use crate::settings::{ConfigSource, Layer, Settings};
 use crate::snapshot::Snapshot;
 use crate::source::directory::read_paths;
 use crate::source::mesh::mesh_config;
-use crate::source::state::DirectoryState;
+use crate::source::state::{DirectoryState, Loaded};
 
 /// What a configuration means beside its files.
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,9 @@ pub(super) struct ContextArgs {
     settings: Option<PathBuf>,
 }
 
+/// Pods that an error lists.
+const NAMES_MAX: usize = 10;
+
 /// A configuration, read and compiled.
 pub(super) struct Offline {
     pub(super) objects: ObjectSet,
@@ -39,17 +43,63 @@ pub(super) struct Offline {
 
 /// Reads `paths` as one configuration and compiles it.
 pub(super) fn load(paths: &[PathBuf], context: &ContextArgs) -> anyhow::Result<Offline> {
+    compile_with(read(paths)?, context)
+}
+
+/// The same as one client pod sees it (`namespace/name`): on its own node unless
+/// `--node` names another, and without a uid, which only capture needs.
+pub(super) fn load_for(
+    paths: &[PathBuf],
+    context: &ContextArgs,
+    from: &str,
+) -> anyhow::Result<Offline> {
+    let mut loaded = read(paths)?;
+    let (namespace, name) = from.split_once('/').unwrap_or(("default", from));
+    let key = ObjectKey::new(namespace, name);
+    let Some(pod) = loaded.objects.pods.get_mut(&key) else {
+        let names: Vec<String> = loaded
+            .objects
+            .pods
+            .keys()
+            .map(ToString::to_string)
+            .collect();
+        let known = match names.len() {
+            0 => "there is no Pod at all".to_owned(),
+            1..=NAMES_MAX => format!("there are {}", names.join(", ")),
+            many => format!(
+                "there are {} and {} more",
+                names[..NAMES_MAX].join(", "),
+                many - NAMES_MAX
+            ),
+        };
+        anyhow::bail!(
+            "no Pod {key} among the given files, which would tell the client's labels and node; {known}"
+        );
+    };
+    let own_node = Some(pod.spec.node_name.clone()).filter(|node| !node.is_empty());
+    if pod.meta.uid.is_empty() {
+        Arc::make_mut(pod).meta.uid = format!("{namespace}/{name}");
+    }
+    let context = ContextArgs {
+        node: context.node.clone().or(own_node),
+        settings: context.settings.clone(),
+    };
+    compile_with(loaded, &context)
+}
+
+fn read(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
     let mut files = BTreeMap::new();
     for path in paths {
         let read = read_paths(std::slice::from_ref(path));
         files.extend(read.with_context(|| format!("cannot read {}", path.display()))?);
     }
-    let loaded = DirectoryState::new().apply(&files);
+    Ok(DirectoryState::new().apply(&files))
+}
+
+fn compile_with(loaded: Loaded, context: &ContextArgs) -> anyhow::Result<Offline> {
     let flags = Layer {
         // Which source it was matters to nothing that is asked of the settings below.
-        source: Some(ConfigSource::Directory(
-            paths.first().cloned().unwrap_or_default(),
-        )),
+        source: Some(ConfigSource::Directory(PathBuf::new())),
         node: context.node.clone(),
         ..Layer::default()
     };
@@ -72,4 +122,54 @@ pub(super) fn load(paths: &[PathBuf], context: &ContextArgs) -> anyhow::Result<O
         findings,
         skipped: loaded.skipped,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::explain_query;
+    use crate::admin::view::ExplainQuery;
+
+    /// Manifests written by hand have no uid, those of a cluster name a node.
+    #[test]
+    fn a_client_needs_no_uid_and_brings_its_node() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.yaml");
+        let text = "apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop}
+spec: {nodeName: somewhere}
+status: {podIPs: [{ip: 10.9.0.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}]}
+";
+        std::fs::write(&path, text).expect("a file");
+        let context = ContextArgs {
+            node: None,
+            settings: None,
+        };
+        let paths = [path];
+        let offline = load_for(&paths, &context, "shop/client").expect("good files");
+        let query = ExplainQuery {
+            from: "shop/client".to_owned(),
+            url: "http://web/".to_owned(),
+            method: "GET".to_owned(),
+            headers: Vec::new(),
+        };
+        let answer = explain_query(&offline.snapshot, &query).expect("the pod is known");
+        let text = answer.to_string();
+        for line in [
+            "from         shop/client (scope shop)\n",
+            "to           10.0.0.1:80 of web.shop.svc.cluster.local\n",
+            "rule         the service's own route\n",
+        ] {
+            assert!(text.contains(line), "{line:?} not in\n{text}");
+        }
+        let error = load_for(&paths, &context, "shop/other").map(|_| ());
+        let error = error.expect_err("no such pod").to_string();
+        assert!(error.contains("there are shop/client"), "{error}");
+    }
 }

@@ -57,7 +57,7 @@ pub(super) fn text(status: &StatusView) -> String {
         ),
     );
     line("snapshot", format!("version {}", status.snapshot_version));
-    line("pods", counts(&status.pods));
+    line("pods", pods(&status.pods));
     for worker in &node.workers {
         line(
             "worker",
@@ -96,6 +96,22 @@ pub(super) fn text(status: &StatusView) -> String {
         let _ = writeln!(out, "  and {} more: mizzen get findings", all - shown);
     }
     out
+}
+
+/// Pods by state; the reason why some are left alone reads as one.
+fn pods(states: &[CountView]) -> String {
+    let is_state = |name: &str| name == "captured" || name.starts_with("waiting");
+    let states: Vec<CountView> = states
+        .iter()
+        .map(|count| match count.name.as_str() {
+            name if is_state(name) => count.clone(),
+            reason => CountView {
+                name: format!("left alone ({reason})"),
+                ..count.clone()
+            },
+        })
+        .collect();
+    counts(&states)
 }
 
 fn counts(counts: &[CountView]) -> String {

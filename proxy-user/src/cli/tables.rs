@@ -178,7 +178,10 @@ impl Row for PodView {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let ports: Vec<String> = self.listener_ports.iter().map(u16::to_string).collect();
+        // Mostly the same port in both families.
+        let mut ports = self.listener_ports.clone();
+        ports.dedup();
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         vec![
             self.namespace.clone(),
             self.name.clone(),

@@ -10,9 +10,7 @@ impl fmt::Display for Explanation {
         if let Some(reason) = &self.untouched {
             writeln!(f, "not captured {reason}: nothing of the below happens")?;
         }
-        let address = self.address.as_deref().unwrap_or("no address of a service");
-        let service = self.service.as_deref().unwrap_or("no service's own");
-        writeln!(f, "to           {address}, {service} ({})", self.found)?;
+        self.write_destination(f)?;
         if let Some(protocol) = &self.protocol {
             writeln!(f, "protocol     {protocol}")?;
         }
@@ -27,12 +25,44 @@ impl fmt::Display for Explanation {
         }
         for passed_over in &self.passed_over {
             let reasons = passed_over.mismatches.join("; ");
-            writeln!(f, "not          {}: {reasons}", passed_over.rule)?;
+            writeln!(
+                f,
+                "passed over  {}: {reasons} did not match",
+                passed_over.rule
+            )?;
         }
         if let Some(rule) = &self.rule {
             writeln!(f, "rule         {rule}")?;
         }
         write!(f, "{}", self.outcome)
+    }
+}
+
+impl Explanation {
+    /// What stands where the connection is made to.
+    fn write_destination(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.as_deref();
+        let service = self.service.as_deref();
+        match (self.found.as_str(), service) {
+            ("exact", Some(service)) => {
+                let address = address.unwrap_or("any address");
+                writeln!(f, "to           {address} of {service}")
+            }
+            ("portWide", _) => {
+                let address = address.unwrap_or("the name's address");
+                writeln!(
+                    f,
+                    "to           {address}: no service owns it, what is HTTP on this port goes by Host"
+                )
+            }
+            _ => {
+                let address = address.unwrap_or("the name's address");
+                writeln!(
+                    f,
+                    "to           {address}: no service has it, or not this port"
+                )
+            }
+        }
     }
 }
 
