@@ -1,6 +1,7 @@
 //! A daemon that is dead, stopped, restarted or replaced, under load on both paths.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,6 +190,99 @@ fn ten_stops_degrade_new_connections_and_earlier_ones_finish(
         it.wait_captured(&it.client, Duration::from_secs(10))?;
     }
     Ok(())
+}
+
+/// One thread of the daemon, stopped by the freezer of a threaded cgroup (cgroup v2, "Threads").
+struct HungThread {
+    cgroup: PathBuf,
+    thread: String,
+}
+
+impl HungThread {
+    fn stop(daemon: u32, name: &str) -> anyhow::Result<Self> {
+        let tasks = format!("/proc/{daemon}/task");
+        let thread = std::fs::read_dir(&tasks)?
+            .filter_map(|task| task.ok()?.file_name().into_string().ok())
+            .find(|task| {
+                std::fs::read_to_string(format!("{tasks}/{task}/comm"))
+                    .is_ok_and(|comm| comm.trim() == name)
+            })
+            .with_context(|| format!("the daemon has no thread {name}"))?;
+        let path = std::fs::read_to_string(format!("/proc/{daemon}/cgroup"))?;
+        let path = path
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .context("no cgroup v2")?;
+        let cgroup = mizzen_tests::lab::cgroup2_root()?.join(path).join("hung");
+        std::fs::create_dir(&cgroup)?;
+        let hung = Self { cgroup, thread };
+        hung.write("cgroup.type", "threaded")?;
+        hung.write("cgroup.threads", &hung.thread)?;
+        hung.write("cgroup.freeze", "1")?;
+        Ok(hung)
+    }
+
+    fn write(&self, file: &str, text: &str) -> anyhow::Result<()> {
+        std::fs::write(self.cgroup.join(file), text).with_context(|| format!("cannot write {file}"))
+    }
+}
+
+impl Drop for HungThread {
+    fn drop(&mut self) {
+        // What fails here fails the next check loudly: the daemon stays half stopped.
+        let _ = self.write("cgroup.freeze", "0");
+        if let Some(parent) = self.cgroup.parent() {
+            let _ = std::fs::write(parent.join("cgroup.threads"), &self.thread);
+        }
+        let _ = std::fs::remove_dir(&self.cgroup);
+    }
+}
+
+fn a_hung_worker_degrades_its_own_pods_and_holds_up_nothing_else(
+    it: &mut Fixture,
+) -> anyhow::Result<()> {
+    restart_with(it, "workers: 2\nkernelPathStaleAfter: 3s\n")?;
+    let pods = it.daemon.cli_json(&["get", "pods"])?;
+    let worker_of = |name: &str| {
+        let list = pods.as_array().into_iter().flatten();
+        list.filter(|pod| pod["name"] == name)
+            .find_map(|pod| pod["worker"].as_u64())
+            .with_context(|| format!("no worker serves {name}: {pods}"))
+    };
+    let (web, echo) = (it.vip4("web", WEB)?, it.vip4("echo", ECHO)?);
+    let hung_worker = worker_of("client")?;
+    let other = ["client-v4", "pass", "deny", "web-v1", "web-v2", "echo-v1"]
+        .into_iter()
+        .find(|name| worker_of(name).is_ok_and(|worker| worker != hung_worker))
+        .context("one worker serves all pods")?;
+    let other = it.lab.pod("default", other)?;
+    let kernel = it.client.spawn_workload(
+        "kernel-load",
+        &["tcp-client", "--to", &echo, "--every-ms", "10"],
+    )?;
+    let hung = HungThread::stop(it.daemon.pid(), &format!("mizzen-worker-{hung_worker}"))?;
+    // As long as after a SIGSTOP: a heartbeat is stale after three seconds.
+    std::thread::sleep(Duration::from_secs(4));
+    for _ in 0..10 {
+        let degraded = Held::dial(&it.client, &["--to", &web, "--send", GET])?;
+        assert_eq!(degraded.seen.error, "", "{degraded:?}");
+        assert!(!degraded.is_proxied(), "{degraded:?}");
+        let served = Held::dial(&other, &["--to", &web, "--send", GET])?;
+        assert!(
+            served.seen.error.is_empty() && served.is_proxied(),
+            "{served:?}"
+        );
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    drop(hung);
+    it.wait_captured(&it.client, Duration::from_secs(10))?;
+    let connections: Vec<Seen> = kernel.stop_json()?;
+    let split = Split::of(&connections);
+    assert!(
+        split.is_all_v1(),
+        "the kernel path, all the time: {split:?}"
+    );
+    restart_with(it, "")
 }
 
 fn each_pod_chooses_what_a_dead_proxy_means(it: &mut Fixture) -> anyhow::Result<()> {
@@ -458,6 +552,7 @@ fn main() -> ExitCode {
         checks![
             ten_kills_fail_no_connection_that_starts_once_the_listener_is_gone,
             ten_stops_degrade_new_connections_and_earlier_ones_finish,
+            a_hung_worker_degrades_its_own_pods_and_holds_up_nothing_else,
             each_pod_chooses_what_a_dead_proxy_means,
             a_port_wide_hit_passes_while_the_proxy_is_dead,
             a_restart_adopts_the_pins_and_neither_drops_nor_misroutes,

@@ -13,8 +13,10 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::join_all;
 use proxy_common::reason::Reason;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::admin::Node;
 use crate::compile::compile;
@@ -102,6 +104,8 @@ pub(crate) struct Control {
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
     snapshot: Arc<Snapshot>,
+    /// Waits for what the workers answer; at most one at a time.
+    asking: Option<JoinHandle<()>>,
 }
 
 impl Control {
@@ -113,6 +117,7 @@ impl Control {
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
             snapshot: Arc::new(Snapshot::default()),
+            asking: None,
             parts,
         }
     }
@@ -157,7 +162,7 @@ impl Control {
                     self.apply(&loaded);
                 }
                 Some(event) = node.recv() => self.on_node_event(event),
-                _ = renew.tick() => self.renew().await,
+                _ = renew.tick() => self.renew(),
                 _ = check.tick() => self.check(),
             }
         }
@@ -256,17 +261,11 @@ impl Control {
         self.show_pods();
     }
 
-    async fn renew(&mut self) {
+    fn renew(&mut self) {
         if let Err(error) = self.parts.kernel.renew() {
             tracing::error!(%error, "cannot renew the kernel maps; they go stale");
         }
-        let mut statuses = Vec::with_capacity(self.parts.workers.len());
-        let mut connections = Vec::new();
-        for worker in &self.parts.workers {
-            statuses.extend(worker.status().await);
-            connections.extend(worker.connections().await.unwrap_or_default());
-        }
-        self.parts.live.set_workers(statuses, connections);
+        self.ask_workers();
         self.show_pods();
         self.count_pods();
         self.count_kernel();
@@ -275,6 +274,25 @@ impl Control {
     fn show_pods(&self) {
         let states = self.pods.states(&self.snapshot);
         self.parts.live.set_pods(states, self.pods.uids());
+    }
+
+    /// Asks every worker for its numbers, all at once and beside the loop: one that hangs
+    /// must not hold up renewals, pods or configuration.
+    fn ask_workers(&mut self) {
+        if self.asking.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let workers = &self.parts.workers;
+        let statuses = join_all(workers.iter().map(WorkerHandle::status));
+        let connections = join_all(workers.iter().map(WorkerHandle::connections));
+        let live = Arc::clone(&self.parts.live);
+        self.asking = Some(tokio::spawn(async move {
+            let (statuses, connections) = tokio::join!(statuses, connections);
+            live.set_workers(
+                statuses.into_iter().flatten().collect(),
+                connections.into_iter().flatten().flatten().collect(),
+            );
+        }));
     }
 
     /// Pods by state and their open connections, as metrics.
@@ -330,6 +348,9 @@ impl Control {
 
     fn check(&mut self) {
         self.pods.close_unclaimed();
+        // A pod that could not be captured for want of something gets another try.
+        self.pods
+            .reconcile(&self.snapshot, &*self.parts.kernel, &self.parts.workers);
         match self.parts.kernel.check_links() {
             Ok(_) => self.parts.live.set_kernel_problem(None),
             Err(error) => {

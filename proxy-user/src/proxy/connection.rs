@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-use super::context::{ConnectionFacts, PodContext};
+use super::context::{ConnectionFacts, PodContext, client_address};
 use super::http;
 use super::pod::Place;
 use super::sniff::{self, Outcome, Sniffed};
@@ -51,7 +51,11 @@ pub(super) async fn serve(
     let scope = snapshot.scope_of(&pod.uid).map(Arc::clone);
     let found = Standing::find(scope.as_deref(), original_dst);
     drop(snapshot);
-    place.note(|view| view.original_dst = Some(original_dst.0));
+    let remote = client_address(&pod, downstream, original_dst);
+    place.note(|view| {
+        view.original_dst = Some(original_dst.0);
+        view.downstream = remote;
+    });
 
     let mut buffer = BytesMut::new();
     let Ok(decision) = decide(&mut stream, &mut buffer, &found, original_dst, &pod).await else {

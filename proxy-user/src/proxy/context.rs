@@ -108,6 +108,29 @@ pub(super) fn bound_source(downstream: DownstreamAddr) -> Option<IpAddr> {
     (!source.is_loopback() && !source.is_unspecified()).then_some(source)
 }
 
+/// The client as its peers would see it without Mizzen: one that dialled through the in-pod
+/// listener shows a loopback address.
+pub(super) fn client_address(
+    pod: &PodContext,
+    downstream: DownstreamAddr,
+    original_dst: OriginalDst,
+) -> SocketAddr {
+    let seen = downstream.0;
+    if !seen.ip().to_canonical().is_loopback() {
+        return seen;
+    }
+    let snapshot = pod.snapshot.load();
+    let dialled = original_dst.0.ip().to_canonical();
+    let own = snapshot.pods.get(&pod.uid).and_then(|view| {
+        let same_family = |ip: &&IpAddr| ip.is_ipv4() == dialled.is_ipv4();
+        view.ips.iter().find(same_family)
+    });
+    match own {
+        Some(ip) => SocketAddr::new(*ip, seen.port()),
+        None => seen,
+    }
+}
+
 /// Addresses whose server spoke first: sniffing no longer waits for the client there.
 #[derive(Debug, Default)]
 pub(super) struct ServerFirst(HashSet<(IpAddr, u16)>);

@@ -45,7 +45,7 @@ pub struct PodStatus {
 pub struct ConnectionView {
     /// The pod.
     pub pod: PodUid,
-    /// The client's socket.
+    /// The client's socket, as its peers would see it without Mizzen.
     pub downstream: SocketAddr,
     /// When it was accepted.
     pub start: SystemTime,

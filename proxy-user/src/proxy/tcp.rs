@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::context::{PodContext, bound_source};
+use super::context::{PodContext, bound_source, client_address};
 use super::pod::Place;
 use super::relay::{Moved, Observer, RelayEnd, RelayLimits, relay};
 use super::stream::PrefixedStream;
@@ -77,14 +77,15 @@ pub(super) async fn serve(
         original_dst: facts.original_dst,
         bind: bound_source(facts.downstream),
     };
-    let mut record = OpenRecord::new(pod, place, &facts);
+    let remote = client_address(pod, facts.downstream, facts.original_dst);
+    let mut record = OpenRecord::new(pod, place, &facts, remote);
     let cluster = match find_cluster(target, pod) {
         Ok(cluster) => cluster,
         Err(refusal) => return record.refuse(refusal),
     };
     record.name_cluster(&cluster, &pod.upstreams.service_labels(&cluster));
     let context = PickContext {
-        hash: source_hash(&cluster, facts.downstream),
+        hash: source_hash(&cluster, remote),
         ..context
     };
     let target = match pod.upstreams.pick_tcp(&cluster, &context) {
@@ -161,14 +162,14 @@ fn find_cluster(target: Target, pod: &PodContext) -> Result<Arc<Cluster>, Refusa
 }
 
 /// Of the hash keys only the client's address exists for TCP (Envoy `tcp_proxy` hash policy).
-fn source_hash(cluster: &Cluster, downstream: DownstreamAddr) -> Option<u64> {
+fn source_hash(cluster: &Cluster, remote: SocketAddr) -> Option<u64> {
     use crate::snapshot::policy::{HashKey, LoadBalancer};
     let LoadBalancer::ConsistentHash(hash) = &cluster.policy.load_balancer else {
         return None;
     };
     match hash.key {
         HashKey::SourceIp => {
-            let text = downstream.0.ip().to_canonical().to_string();
+            let text = remote.ip().to_canonical().to_string();
             Some(super::upstream::hash::xx_hash64(text.as_bytes(), 0))
         }
         HashKey::Header(_) | HashKey::Cookie { .. } | HashKey::Query(_) => None,
@@ -195,7 +196,7 @@ struct OpenRecord<'a> {
 }
 
 impl<'a> OpenRecord<'a> {
-    fn new(pod: &'a PodContext, place: &'a Place, facts: &TcpFacts) -> Self {
+    fn new(pod: &'a PodContext, place: &'a Place, facts: &TcpFacts, remote: SocketAddr) -> Self {
         let unknown: Arc<str> = Arc::from("unknown");
         let record = ConnectionRecord {
             start: facts.start,
@@ -215,7 +216,7 @@ impl<'a> OpenRecord<'a> {
             upstream_cluster: None,
             upstream_local: None,
             downstream_local: facts.original_dst.0,
-            downstream_remote: facts.downstream.0,
+            downstream_remote: remote,
             server_name: facts.server_name.clone(),
             path: ConnectionPath::Proxy,
         };

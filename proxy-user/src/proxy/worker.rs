@@ -141,18 +141,19 @@ impl WorkerHandle {
             })
     }
 
-    /// Live numbers; `None` if the worker has ended or does not answer.
-    pub async fn status(&self) -> Option<WorkerStatus> {
+    /// Live numbers; `None` if the worker has ended or does not answer. Asks at once; the
+    /// answer may be waited for elsewhere.
+    pub fn status(&self) -> impl Future<Output = Option<WorkerStatus>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        self.send(WorkerCommand::Status(reply)).ok()?;
-        within_answer_time(answer).await
+        let asked = self.send(WorkerCommand::Status(reply));
+        within_answer_time(asked, answer)
     }
 
-    /// All open connections; `None` if the worker has ended or does not answer.
-    pub async fn connections(&self) -> Option<Vec<ConnectionView>> {
+    /// All open connections; otherwise like [`WorkerHandle::status`].
+    pub fn connections(&self) -> impl Future<Output = Option<Vec<ConnectionView>>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        self.send(WorkerCommand::Connections(reply)).ok()?;
-        within_answer_time(answer).await
+        let asked = self.send(WorkerCommand::Connections(reply));
+        within_answer_time(asked, answer)
     }
 
     /// Waits for the end of the worker, which [`WorkerCommand::Drain`] brings about.
@@ -168,7 +169,11 @@ impl WorkerHandle {
 /// A worker that hangs must not hang who asks.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
-async fn within_answer_time<T>(answer: oneshot::Receiver<T>) -> Option<T> {
+async fn within_answer_time<T>(
+    asked: Result<(), SendError>,
+    answer: oneshot::Receiver<T>,
+) -> Option<T> {
+    asked.ok()?;
     tokio::time::timeout(ANSWER_TIME_MAX, answer)
         .await
         .ok()?

@@ -59,6 +59,23 @@ fn cgroup_root() -> Option<PathBuf> {
     })
 }
 
+/// Whether this process runs the test `name` alone. If not, one that does is started and must
+/// succeed.
+pub(super) fn is_alone(name: &str) -> bool {
+    const ALONE: &str = "MIZZEN_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let program = std::env::current_exe().expect("this program");
+    let status = std::process::Command::new(program)
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1")
+        .status()
+        .expect("it starts");
+    assert!(status.success(), "{name}: {status}");
+    false
+}
+
 /// Runs `body` in a thread with a network namespace of its own; its threads and children inherit it.
 pub(super) fn in_new_namespace(body: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {

@@ -25,6 +25,7 @@ use super::route::{self, Decision};
 use super::strict::{self, Refusal};
 use super::upgrade::{self, Tunnel, Upgrade};
 use super::{action, normalize, reply};
+use crate::proxy::context::client_address;
 use crate::proxy::upstream::{LocalExecutor, WireProtocol};
 use crate::proxy::{ConnectionFacts, PodContext, PrefixedStream};
 use crate::telemetry::ResponseFlags;
@@ -65,7 +66,7 @@ pub(crate) async fn serve(stream: PrefixedStream, facts: ConnectionFacts, pod: R
     let io = TokioIo::new(ClientIo::new(stream, peeked, Arc::clone(&state)));
     let is_http2 = facts.is_http2;
     let connection = Rc::new(Connection {
-        remote: client_address(&pod, &facts),
+        remote: client_address(&pod, facts.downstream, facts.original_dst),
         pod,
         facts,
         state,
@@ -133,25 +134,6 @@ async fn serve_http2(
 async fn wait_for_drain(draining: &mut tokio::sync::watch::Receiver<bool>) {
     if draining.wait_for(|draining| *draining).await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// A client that dialled through the in-pod listener shows a loopback address; without
-/// Mizzen its peers would see the pod's.
-fn client_address(pod: &PodContext, facts: &ConnectionFacts) -> SocketAddr {
-    let seen = facts.downstream.0;
-    if !seen.ip().to_canonical().is_loopback() {
-        return seen;
-    }
-    let snapshot = pod.snapshot.load();
-    let dialled = facts.original_dst.0.ip().to_canonical();
-    let own = snapshot.pods.get(&pod.uid).and_then(|view| {
-        let same_family = |ip: &&std::net::IpAddr| ip.is_ipv4() == dialled.is_ipv4();
-        view.ips.iter().find(same_family)
-    });
-    match own {
-        Some(ip) => SocketAddr::new(*ip, seen.port()),
-        None => seen,
     }
 }
 
