@@ -298,7 +298,7 @@ impl LivePod {
     }
 }
 
-/// Listeners inside the pod, then the worker that accepts from them, then the kernel's maps.
+/// Listeners inside the pod, then the kernel's maps, then the worker that accepts from them.
 fn attach(
     view: &PodView,
     found: &FoundPod,

@@ -28,7 +28,7 @@ use crate::snapshot::{
 
 pub(super) const VIP4: &str = "10.96.0.1";
 pub(super) const VIP6: &str = "fd00:96::1";
-pub(super) const HEARTBEAT_MAX: Duration = Duration::from_millis(500);
+pub(super) const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 8;
 
 /// Root, the object and a cgroup2 tree; says loudly what is missing.
