@@ -1,7 +1,7 @@
 //! `mizzen run`: builds each stage, connects them, waits, drains.
 //!
-//! The order: kernel maps, workers, node, admin; then the first configuration; then the
-//! programs are attached, so that nothing is captured before somebody can serve it.
+//! The order: source, take-over, kernel maps, workers, admin, node; then the first
+//! configuration; then the programs are attached, so that nothing is captured before somebody can serve it.
 
 mod takeover;
 

@@ -1,8 +1,8 @@
 //! The loop: objects changed, compile, publish, sync the kernel; pods came and went.
 //!
-//! Runs on the daemon's main thread, so that a reload never delays a connection. When
-//! something appears, workers learn of it first, then the kernel; when it goes, the
-//! other way round. Start at [`Control::run`].
+//! Runs on the daemon's main thread, so that a reload never delays a connection. A snapshot
+//! reaches the workers before the kernel's maps; a pod is named in the maps before its worker
+//! accepts. Start at [`Control::run`].
 
 mod flows;
 mod live;
