@@ -105,7 +105,10 @@ impl L4Match {
         let statics = &self.statics;
         (statics.port == 0 || statics.port == u32::from(port))
             && (statics.gateways.is_empty()
-                || statics.gateways.iter().any(|name| name == client.gateway_name()))
+                || statics
+                    .gateways
+                    .iter()
+                    .any(|name| name == client.gateway_name()))
             && client.has_labels(&statics.source_labels)
             && (statics.source_namespace.is_empty()
                 || *statics.source_namespace == *client.namespace)
