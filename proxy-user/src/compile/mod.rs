@@ -81,6 +81,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let scopes = Scopes::build(objects, settings, &mut findings);
     let unenforced = security::find_unenforced(objects, settings, &mut findings);
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
+    diagnostics::check_sidecars(objects, &mut findings);
     let mut clusters = ClusterTable::new(&registry, &rules, settings);
     let mut problems = Problems::default();
     let virtual_services = VirtualServices::new(objects, &settings.mesh, &mut problems);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::Kind;
+use crate::api::{Kind, ObjectKey, ObjectSet};
 use crate::compile::compile;
 use crate::finding::{Finding, Severity};
 use crate::settings::{CompileSettings, MeshSettings, OnProxyDown};
@@ -23,19 +23,25 @@ const FILE: &str = "case.yaml";
 /// What an object amounts to.
 pub(super) struct Seen {
     pub(super) dump: String,
-    /// An error about the object.
-    pub(super) error: Option<String>,
-    /// Code and field of the findings about the object.
-    pub(super) findings: Vec<(&'static str, String)>,
+    /// About the object.
+    pub(super) findings: Vec<Finding>,
+    /// Whether the object was not refused.
+    pub(super) is_in_force: bool,
 }
 
 impl Seen {
+    /// An error about the object.
+    pub(super) fn error(&self) -> Option<&Finding> {
+        let mut findings = self.findings.iter();
+        findings.find(|finding| finding.severity == Severity::Error)
+    }
+
     /// Whether a finding of this code is about the field, or a part or a block of it.
     pub(super) fn has_finding(&self, code: &str, field: &str) -> bool {
-        self.findings.iter().any(|(found, at)| {
-            *found == code
+        self.findings.iter().any(|finding| {
+            let at = finding.field.as_deref().unwrap_or_default();
+            finding.code == code
                 && (at == field || super::is_below(field, at) || super::is_below(at, field))
-                || (*found == code && at.is_empty() && field.is_empty())
         })
     }
 }
@@ -122,7 +128,9 @@ fn document(table: &Table, fields: &Value) -> Value {
     if kind.is_namespaced() {
         metadata["namespace"] = json!("shop");
     }
-    if let Some(Value::Object(own)) = fields.remove("metadata") {
+    // A WorkloadGroup has a field of this name.
+    let own = (kind != Kind::WorkloadGroup).then(|| fields.remove("metadata"));
+    if let Some(Value::Object(own)) = own.flatten() {
         for (key, value) in own {
             metadata[key] = value;
         }
@@ -164,20 +172,29 @@ pub(super) fn see(table: &Table, fields: &Value) -> Seen {
         let origin = finding.origin.as_ref();
         origin.is_some_and(|origin| &*origin.file == FILE)
     };
-    let findings: Vec<Finding> = loaded
-        .findings
-        .into_iter()
-        .chain(compiled.findings)
-        .filter(|finding| is_about(&finding))
-        .collect();
-    let errors = findings.iter().filter(|it| it.severity == Severity::Error);
+    let findings = loaded.findings.into_iter().chain(compiled.findings);
     Seen {
         dump: dump(&compiled.snapshot),
-        error: errors.map(ToString::to_string).next(),
-        findings: findings
-            .iter()
-            .map(|finding| (finding.code, finding.field.clone().unwrap_or_default()))
-            .collect(),
+        findings: findings.filter(|finding| is_about(&finding)).collect(),
+        is_in_force: is_in_force(&loaded.objects, &object),
+    }
+}
+
+/// Whether a set has an object of the document's kind and name.
+fn is_in_force(set: &ObjectSet, document: &Value) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &document["metadata"];
+    let key = ObjectKey::new(text(&metadata["namespace"]), text(&metadata["name"]));
+    match document["kind"].as_str().unwrap_or_default() {
+        "VirtualService" => set.virtual_services.contains_key(&key),
+        "DestinationRule" => set.destination_rules.contains_key(&key),
+        "ServiceEntry" => set.service_entries.contains_key(&key),
+        "WorkloadEntry" => set.workload_entries.contains_key(&key),
+        "WorkloadGroup" => set.workload_groups.contains_key(&key),
+        "Gateway" => set.gateways.contains_key(&key),
+        "Sidecar" => set.sidecars.contains_key(&key),
+        "EnvoyFilter" => set.envoy_filters.contains_key(&key),
+        _ => true,
     }
 }
 

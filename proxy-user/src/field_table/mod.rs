@@ -5,6 +5,7 @@
 //! So no field is read and forgotten. Start at [`every_field_has_a_row_and_every_row_a_field`].
 
 mod case;
+mod rules;
 mod table;
 
 use std::collections::BTreeSet;
@@ -133,7 +134,7 @@ fn check(table: &Table, row: &Row, test_names: &BTreeSet<String>) -> Result<(), 
         Claim::Honoured => {
             let (before, after) = both(table, row)?;
             for seen in [&before, &after] {
-                if let Some(error) = &seen.error {
+                if let Some(error) = seen.error() {
                     return Err(format!("an error beside it: {error}"));
                 }
             }
