@@ -25,6 +25,7 @@ mod host;
 mod http_policy;
 mod kernel_view;
 mod l4_route;
+mod ledger;
 mod listener;
 mod matcher;
 mod path_plan;
@@ -45,6 +46,7 @@ mod testing;
 mod virtual_host;
 mod virtual_service;
 mod visibility;
+mod within_budget;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,9 @@ use crate::api::{Object, ObjectSet, Resource};
 use crate::finding::{Finding, Origin};
 use crate::settings::{CompileSettings, MeshSettings};
 use crate::snapshot::{MeshDefaults, Provenance, ServiceView, Snapshot};
+
+pub use ledger::Overspent;
+pub use within_budget::{WithinBudget, compile_within_budget};
 
 use cluster::ClusterTable;
 use destination_rule::RuleIndex;
@@ -69,6 +74,9 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Everything that does not act as written, in order of place.
     pub findings: Vec<Finding>,
+    /// Namespaces beyond their budget, of which parts are left out: see
+    /// [`compile_within_budget`].
+    pub overspent: Vec<Overspent>,
 }
 
 /// Compiles a complete set of objects. Equal input gives equal output; whatever is
@@ -84,7 +92,8 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     diagnostics::check_sidecars(objects, &mut findings);
     let mut clusters = ClusterTable::new(&registry, &rules, settings);
     let mut problems = Problems::default();
-    let virtual_services = VirtualServices::new(objects, &settings.mesh, &mut problems);
+    let virtual_services =
+        VirtualServices::new(objects, &settings.mesh, &registry.ledger, &mut problems);
     let listeners = listener::build(
         &registry,
         &virtual_services,
@@ -103,6 +112,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         unenforced: &unenforced,
     };
     let pods = pod::build(&context, &mut findings);
+    let overspent = registry.ledger.overspent();
     let snapshot = Snapshot {
         mesh: mesh_defaults(&settings.mesh),
         pods,
@@ -119,7 +129,11 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     };
     findings.sort();
     findings.dedup();
-    Compiled { snapshot, findings }
+    Compiled {
+        snapshot,
+        findings,
+        overspent,
+    }
 }
 
 fn mesh_defaults(mesh: &MeshSettings) -> MeshDefaults {

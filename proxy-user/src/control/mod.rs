@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::Node;
-use crate::compile::compile;
+use crate::api::ObjectSet;
+use crate::compile::{WithinBudget, compile_within_budget};
 use crate::finding::{Finding, ObjectRef, Severity};
 use crate::kernel::KernelMaps;
 use crate::net::NetnsCookie;
@@ -104,6 +105,8 @@ pub(crate) struct Control {
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
     snapshot: Arc<Snapshot>,
+    /// What the snapshot was compiled from.
+    in_force: ObjectSet,
     /// Waits for what the workers answer; at most one at a time.
     asking: Option<JoinHandle<()>>,
 }
@@ -117,6 +120,7 @@ impl Control {
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
             snapshot: Arc::new(Snapshot::default()),
+            in_force: ObjectSet::default(),
             asking: None,
             parts,
         }
@@ -191,7 +195,9 @@ impl Control {
         if AccessLogTarget::of(&settings.mesh) != self.parts.access_log {
             mesh_findings.push(access_log_finding(&self.parts.access_log, &root_namespace));
         }
-        let compiled = compile(&loaded.objects, &settings);
+        let WithinBudget { compiled, objects } =
+            compile_within_budget(&loaded.objects, &self.in_force, &settings);
+        self.in_force = objects;
         let compile_time = started.elapsed();
         self.snapshot = self.parts.publisher.publish(compiled.snapshot);
         let report = self.parts.kernel.sync(&self.snapshot.kernel);
