@@ -57,7 +57,8 @@ fn errors(seen: &Seen) -> Vec<String> {
 
 fn has(seen: &Seen, field: &str, severities: &[Severity]) -> bool {
     seen.findings.iter().filter(is_rule).any(|finding| {
-        severities.contains(&finding.severity) && finding.field.as_deref().unwrap_or_default() == field
+        severities.contains(&finding.severity)
+            && finding.field.as_deref().unwrap_or_default() == field
     })
 }
 
@@ -127,5 +128,10 @@ fn a205_each_rule_of_validation_refuses_or_warns_and_names_the_field() {
         }
     }
     assert!(count > 300, "{count} rules");
-    assert!(wrong.is_empty(), "{} rules:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} rules:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
