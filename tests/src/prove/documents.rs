@@ -254,11 +254,11 @@ pub fn features(text: &str) -> BTreeSet<String> {
 /// A line or path without numbers and names, so that equal things have equal words.
 fn without_values(line: &str) -> String {
     let mut words = String::new();
-    for word in line.split_whitespace().take(6) {
+    for word in line.split_whitespace().take(3) {
         let kind: String = word
             .chars()
             .take_while(|letter| !letter.is_ascii_digit() && !"./|:=[{(\"".contains(*letter))
-            .take(24)
+            .take(16)
             .collect();
         words.push_str(&kind);
         words.push(' ');
