@@ -46,7 +46,8 @@ pub(crate) fn find_affected(
     hosts.extend(collector.router.clusters.hosts_that_differ(client));
     let mut rules: BTreeSet<usize> = BTreeSet::new();
     for candidate in &collector.virtual_services.all {
-        let is_private = !candidate.export_to.is_public() && candidate.bucket(client, None).is_some();
+        let is_private =
+            !candidate.export_to.is_public() && candidate.bucket(client, None).is_some();
         let leads_to_affected = candidate
             .destinations
             .keys()

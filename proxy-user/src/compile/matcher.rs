@@ -176,9 +176,11 @@ impl ElementCompiler<'_> {
                 value,
                 is_negated,
             }),
-            Err(_) if name.starts_with("@request.auth.claims") => {
-                self.refuse("claim-match", &field, "tokens are not checked, so that no claim is known")
-            }
+            Err(_) if name.starts_with("@request.auth.claims") => self.refuse(
+                "claim-match",
+                &field,
+                "tokens are not checked, so that no claim is known",
+            ),
             Err(_) => self.refuse("header-name", &field, "this is no header name"),
         }
     }

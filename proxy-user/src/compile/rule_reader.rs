@@ -13,7 +13,7 @@ use crate::settings::MeshSettings;
 
 use super::delegate::merge_rule;
 use super::host;
-use super::matcher::depends_on_client;
+use super::matcher::{MESH, depends_on_client};
 use super::rule::{Place, Problems};
 use super::virtual_service::{HttpRule, L4Match, L4Rule, MatchElement, MeshRules, destinations_of};
 use super::visibility::ExportTo;
@@ -90,8 +90,10 @@ impl RuleReader<'_> {
                 .or_default()
                 .insert(u16::try_from(port).unwrap_or_default());
         }
+        let gateways = self.gateway_names(&spec.gateways, object);
         MeshRules {
             index,
+            gateways: gateways.into_iter().map(Arc::from).collect(),
             object: Arc::clone(object),
             hosts,
             export_to: self.export_to(object),
@@ -163,9 +165,12 @@ impl RuleReader<'_> {
             let matches = std::mem::take(&mut spec.matches)
                 .into_iter()
                 .enumerate()
-                .map(|(at, spec)| MatchElement {
-                    spec,
-                    place: place.entry("match", at),
+                .map(|(at, mut spec)| {
+                    spec.gateways = self.gateway_names(&spec.gateways, object);
+                    MatchElement {
+                        spec,
+                        place: place.entry("match", at),
+                    }
                 })
                 .collect();
             self.expand_destinations(&mut spec, object);
@@ -210,7 +215,7 @@ impl RuleReader<'_> {
                     HTTPMatchRequest {
                         port: element.port,
                         source_labels: element.source_labels.clone(),
-                        gateways: element.gateways.clone(),
+                        gateways: self.gateway_names(&element.gateways, object),
                         source_namespace: element.source_namespace.clone(),
                         ..HTTPMatchRequest::default()
                     },
@@ -247,7 +252,7 @@ impl RuleReader<'_> {
                     HTTPMatchRequest {
                         port: element.port,
                         source_labels: element.source_labels.clone(),
-                        gateways: element.gateways.clone(),
+                        gateways: self.gateway_names(&element.gateways, object),
                         source_namespace: element.source_namespace.clone(),
                         ..HTTPMatchRequest::default()
                     },
@@ -282,8 +287,33 @@ impl RuleReader<'_> {
         route
     }
 
+    fn gateway_names(&self, names: &[String], object: &Object<VirtualService>) -> Vec<String> {
+        let names = names.iter();
+        names
+            .map(|name| gateway_name(name, &object.meta.namespace))
+            .collect()
+    }
+
     fn full_name(&self, name: &str, object: &Object<VirtualService>) -> String {
         host::expand(name, &object.meta.namespace, &self.mesh.domain).to_ascii_lowercase()
+    }
+}
+
+/// A Gateway's name as `namespace/name`. Source: Istio, `resolveGatewayName` in
+/// pilot/pkg/model/push_context.go.
+fn gateway_name(name: &str, own_namespace: &str) -> String {
+    if name == MESH {
+        return name.to_owned();
+    }
+    match (name.split_once('/'), name.split_once('.')) {
+        (Some((".", rest)), _) => format!("{own_namespace}/{rest}"),
+        (Some(_), _) => name.to_owned(),
+        // The old form `name.namespace.svc.domain`.
+        (None, Some((first, rest))) => {
+            let namespace = rest.split('.').next().unwrap_or(rest);
+            format!("{namespace}/{first}")
+        }
+        (None, None) => format!("{own_namespace}/{name}"),
     }
 }
 
@@ -318,4 +348,23 @@ fn l4_match(
 fn parse_subnet(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok().map(|net| net.trunc());
     net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_are_named_by_namespace_and_name() {
+        for (written, expected) in [
+            ("mesh", "mesh"),
+            ("gw", "ns1/gw"),
+            ("other/gw", "other/gw"),
+            ("./gw", "ns1/gw"),
+            ("gw.other.svc.cluster.local", "other/gw"),
+            ("gw.other", "other/gw"),
+        ] {
+            assert_eq!(gateway_name(written, "ns1"), expected, "{written}");
+        }
+    }
 }
