@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use proxy_user::compile::compile;
 use proxy_user::finding::Finding;
-use proxy_user::settings::{CompileSettings, MeshConfig, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshConfig, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::dump::dump;
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 
@@ -56,6 +56,7 @@ fn settings(header: &Header<'_>) -> CompileSettings {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     };
     for word in &header.settings {
         match *word {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::api::TrafficPolicy;
 use crate::settings::CompileSettings;
 use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
-use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
+use crate::snapshot::endpoints::{Endpoint, EndpointCell, EndpointSet, Health};
 use crate::snapshot::policy::LoadBalancer;
 use crate::snapshot::{Cluster, ClusterRef, Provenance};
 
@@ -137,6 +137,13 @@ impl<'a> ClusterTable<'a> {
         };
         if let Some(known) = self.clusters.get(&id) {
             return known.clone();
+        }
+        let owner = match found.rule {
+            Some(rule) => rule.lead.meta.namespace.as_str(),
+            None => &found.service.namespace,
+        };
+        if !self.registry.ledger.charge_values::<Cluster>(owner, 1) {
+            return ClusterRef::Missing(cluster_name(port, subset, host));
         }
         let cluster = self.build(&found);
         self.clusters.insert(id, cluster.clone());
@@ -342,6 +349,14 @@ impl<'a> ClusterTable<'a> {
             return Arc::clone(known);
         }
         let all = found.service.endpoints.get(found.port_index);
+        let count = all.map_or(0, Vec::len);
+        // A subset is there because of its rule, whoever's the service is.
+        let owner = match (labels, found.rule) {
+            (Some(_), Some(rule)) => rule.lead.meta.namespace.as_str(),
+            (_, _) => &found.service.namespace,
+        };
+        let is_affordable = self.registry.ledger.charge_values::<Endpoint>(owner, count);
+        let all = all.filter(|_| is_affordable);
         let endpoints = all
             .into_iter()
             .flatten()

@@ -28,6 +28,7 @@ mod host;
 mod http_policy;
 mod kernel_view;
 mod l4_route;
+mod ledger;
 mod listener;
 mod matcher;
 mod mesh;
@@ -49,6 +50,7 @@ mod testing;
 mod virtual_host;
 mod virtual_service;
 mod visibility;
+mod within_budget;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +59,9 @@ use crate::api::{Object, ObjectSet, Resource};
 use crate::finding::{Finding, Origin};
 use crate::settings::{CompileSettings, MeshSettings};
 use crate::snapshot::{MeshDefaults, Provenance, ServiceView, Snapshot};
+
+pub use ledger::Overspent;
+pub use within_budget::{WithinBudget, compile_within_budget};
 
 use cluster::ClusterTable;
 use destination_rule::RuleIndex;
@@ -76,6 +81,9 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Everything that does not act as written, in order of place.
     pub findings: Vec<Finding>,
+    /// Namespaces beyond their budget, of which parts are left out: see
+    /// [`compile_within_budget`].
+    pub overspent: Vec<Overspent>,
 }
 
 /// Compiles a complete set of objects. Equal input gives equal output; whatever is
@@ -92,7 +100,8 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let policies = MeshPolicies::read(&settings.mesh, &mut findings);
     let mut clusters = ClusterTable::new(&registry, &rules, settings, &policies);
     let mut problems = Problems::default();
-    let virtual_services = VirtualServices::new(objects, &settings.mesh, &mut problems);
+    let virtual_services =
+        VirtualServices::new(objects, &settings.mesh, &registry.ledger, &mut problems);
     let listeners = listener::build(
         &registry,
         &virtual_services,
@@ -126,6 +135,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         unenforced: &unenforced,
     };
     let pods = pod::build(&context, &mut findings);
+    let overspent = registry.ledger.overspent();
     let snapshot = Snapshot {
         mesh: mesh_defaults(&settings.mesh),
         pods,
@@ -143,7 +153,11 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     };
     findings.sort();
     findings.dedup();
-    Compiled { snapshot, findings }
+    Compiled {
+        snapshot,
+        findings,
+        overspent,
+    }
 }
 
 fn mesh_defaults(mesh: &MeshSettings) -> MeshDefaults {

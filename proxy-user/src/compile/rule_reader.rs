@@ -8,11 +8,15 @@ use ipnet::IpNet;
 
 use crate::api::{
     HTTPMatchRequest, HTTPRoute, Object, ObjectKey, ObjectSet, RouteDestination, VirtualService,
+    re2,
 };
 use crate::settings::MeshSettings;
+use crate::snapshot::matchers::HttpMatch;
+use crate::snapshot::routes::{HttpRoute, WeightedDestination};
 
 use super::delegate::merge_rule;
 use super::host;
+use super::ledger::{Ledger, patterns_in, patterns_of};
 use super::matcher::{MESH, depends_on_client};
 use super::rule::{Place, Problems};
 use super::virtual_service::{HttpRule, L4Match, L4Rule, MatchElement, MeshRules, destinations_of};
@@ -24,6 +28,8 @@ pub(crate) struct RuleReader<'a> {
     pub(crate) objects: &'a ObjectSet,
     /// Domain and default visibility.
     pub(crate) mesh: &'a MeshSettings,
+    /// Asked before rules multiply by delegation.
+    pub(crate) ledger: &'a Ledger,
 }
 
 impl RuleReader<'_> {
@@ -91,7 +97,9 @@ impl RuleReader<'_> {
                 .insert(u16::try_from(port).unwrap_or_default());
         }
         let gateways = self.gateway_names(&spec.gateways, object);
+        let text = u64::from(object.source.len_bytes());
         MeshRules {
+            cost_bytes: text + http.iter().map(cost_bytes).sum::<u64>(),
             index,
             gateways: gateways.into_iter().map(Arc::from).collect(),
             object: Arc::clone(object),
@@ -133,6 +141,17 @@ impl RuleReader<'_> {
                 &place,
                 format!("VirtualService {key} is not exported to {root_namespace}; this rule is left out, add the namespace to its exportTo"),
             );
+            return Vec::new();
+        }
+        let leaves = object.spec.http.iter();
+        let elements: usize = leaves
+            .map(|leaf| root.matches.len().max(1) * leaf.matches.len().max(1))
+            .sum();
+        let is_affordable = self
+            .ledger
+            .charge_values::<MatchElement>(root_namespace, elements)
+            && self.ledger.charge_regexes(root_namespace, &object.spec);
+        if !is_affordable {
             return Vec::new();
         }
         let mut merged = Vec::new();
@@ -315,6 +334,17 @@ fn gateway_name(name: &str, own_namespace: &str) -> String {
         }
         (None, None) => format!("{own_namespace}/{name}"),
     }
+}
+
+/// About what one rule takes in each virtual host, texts apart, bytes.
+fn cost_bytes(rule: &HttpRule) -> u64 {
+    let matches = rule.matches.len() * size_of::<HttpMatch>();
+    let destinations = rule.spec.route.len() * size_of::<WeightedDestination>();
+    let elements = rule.matches.iter();
+    let in_matches = elements.flat_map(|element| patterns_in(&element.spec));
+    let patterns = in_matches.chain(patterns_of(&rule.spec));
+    let regexes: u64 = patterns.map(re2::weight).sum();
+    (size_of::<HttpRoute>() + matches + destinations) as u64 + regexes
 }
 
 /// `None` when a subnet cannot be read: an element without it would match too much.

@@ -15,6 +15,7 @@ use crate::api::{
 use crate::settings::MeshSettings;
 
 use super::host;
+use super::ledger::Ledger;
 use super::matcher::MESH;
 use super::rule::{Place, Problems};
 use super::rule_reader::RuleReader;
@@ -55,6 +56,8 @@ pub(crate) struct MeshRules {
     pub(crate) tls: Vec<L4Rule>,
     /// In order.
     pub(crate) tcp: Vec<L4Rule>,
+    /// About what one virtual host of `http` takes, bytes.
+    pub(crate) cost_bytes: u64,
     /// Labels or namespace of the client decide about some rule.
     pub(crate) depends_on_client: bool,
     /// Hosts of all destinations and mirrors with their ports; 0 is a destination without
@@ -149,8 +152,17 @@ impl MeshRules {
 
 impl VirtualServices {
     /// Reads all VirtualServices; what is wrong with hosts, delegates and subnets is reported.
-    pub(crate) fn new(objects: &ObjectSet, mesh: &MeshSettings, problems: &mut Problems) -> Self {
-        let reader = RuleReader { objects, mesh };
+    pub(crate) fn new(
+        objects: &ObjectSet,
+        mesh: &MeshSettings,
+        ledger: &Ledger,
+        problems: &mut Problems,
+    ) -> Self {
+        let reader = RuleReader {
+            objects,
+            mesh,
+            ledger,
+        };
         let mut services = Self::default();
         let ordered = in_creation_order(&objects.virtual_services).into_iter();
         // Without hosts it is a delegate, which does nothing by itself.
@@ -161,12 +173,18 @@ impl VirtualServices {
         };
         let (for_mesh, others): (Vec<_>, Vec<_>) = ordered.partition(is_for_mesh);
         for object in for_mesh {
+            if !ledger.charge_regexes(&object.meta.namespace, &object.spec) {
+                continue;
+            }
             let rules = reader.read(object, services.all.len(), problems);
             services.insert(rules, problems);
         }
         let both = services.all.iter().filter(|rules| rules.names_a_gateway());
         let mut at_gateways: Vec<Arc<MeshRules>> = both.cloned().collect();
         for (at, object) in others.into_iter().enumerate() {
+            if !ledger.charge_regexes(&object.meta.namespace, &object.spec) {
+                continue;
+            }
             let rules = reader.read(object, services.all.len() + at, problems);
             at_gateways.push(Arc::new(rules));
         }

@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::Node;
-use crate::compile::compile;
+use crate::api::ObjectSet;
+use crate::compile::{WithinBudget, compile_within_budget};
 use crate::finding::{Finding, ObjectRef, Severity};
 use crate::kernel::KernelMaps;
 use crate::net::NetnsCookie;
@@ -126,6 +127,8 @@ pub(crate) struct Control {
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
     snapshot: Arc<Snapshot>,
+    /// What the snapshot was compiled from.
+    in_force: ObjectSet,
     /// Waits for what the workers answer; at most one at a time.
     asking: Option<JoinHandle<()>>,
 }
@@ -139,6 +142,7 @@ impl Control {
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
             snapshot: Arc::new(Snapshot::default()),
+            in_force: ObjectSet::default(),
             asking: None,
             parts,
         }
@@ -220,7 +224,9 @@ impl Control {
         }
         let unused = self.parts.settings.not_honoured();
         mesh_findings.extend(unused.into_iter().map(setting_finding));
-        let compiled = compile(&loaded.objects, &settings);
+        let WithinBudget { compiled, objects } =
+            compile_within_budget(&loaded.objects, &self.in_force, &settings);
+        self.in_force = objects;
         let compile_time = started.elapsed();
         self.snapshot = self.parts.publisher.publish(compiled.snapshot);
         let report = self.parts.kernel.sync(&self.snapshot.kernel);

@@ -188,7 +188,10 @@ impl<'b> Binder<'b, '_, '_> {
         let is_known = drafts
             .get(domain)
             .is_some_and(|draft| draft.from.contains(&source));
-        let routes = if is_known {
+        // Each domain has routes of its own, which the VirtualService's namespace pays for.
+        let ledger = &self.registry.ledger;
+        let namespace = rules.object.meta.namespace.as_str();
+        let routes = if is_known || !ledger.charge_bytes(namespace, rules.cost_bytes) {
             Vec::new()
         } else {
             self.router.compile_rules(client, rules, server.port)
