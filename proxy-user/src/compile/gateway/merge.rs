@@ -2,7 +2,7 @@
 //!
 //! Source: Istio, pilot/pkg/model/gateway.go (`mergeGateways`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::api::{Server, ServerTLSMode};
 use crate::compile::host;
@@ -112,12 +112,57 @@ pub(super) struct Listener<'a> {
     pub(super) bind: &'a str,
     /// All plain HTTP, one plain TCP, or all TLS; never empty.
     pub(super) servers: Vec<ServerRef<'a>>,
+    /// Place of the server that has a host inside TLS.
+    by_host: HashMap<String, usize>,
 }
 
 impl Listener<'_> {
     /// Clients speak TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.servers.iter().any(|server| server.kind.is_tls())
+    }
+}
+
+impl<'a> Listener<'a> {
+    fn add(&mut self, server: ServerRef<'a>) {
+        if server.kind.is_tls() {
+            let at = self.servers.len();
+            self.by_host.extend(server.hosts().map(|name| (name, at)));
+        }
+        self.servers.push(server);
+    }
+
+    /// Why `own` cannot stand beside the servers before it.
+    fn find_conflict(&self, own: &ServerRef<'_>) -> Option<String> {
+        let first = self.servers.first()?;
+        let port = own.port;
+        if first.kind.is_tls() != own.kind.is_tls() {
+            let speaks = if first.kind.is_tls() {
+                "TLS"
+            } else {
+                "plain text"
+            };
+            return Some(format!(
+                "{}, which comes first, has {speaks} on port {port}",
+                first.name()
+            ));
+        }
+        if !own.kind.is_tls() {
+            let are_http = first.kind == ServerKind::Http && own.kind == ServerKind::Http;
+            return (!are_http).then(|| {
+                format!(
+                    "{}, which comes first, has port {port}, and only HTTP servers share one",
+                    first.name()
+                )
+            });
+        }
+        own.hosts().find_map(|name| {
+            let other = self.servers.get(*self.by_host.get(&name)?)?;
+            Some(format!(
+                "{}, which comes first, has the host {name} on port {port}",
+                other.name()
+            ))
+        })
     }
 }
 
@@ -160,9 +205,10 @@ pub(super) fn merge<'a>(
                     target_port,
                     bind,
                     servers: Vec::new(),
+                    by_host: HashMap::new(),
                 });
-            match find_conflict(&listener.servers, &own) {
-                None => listener.servers.push(own),
+            match listener.find_conflict(&own) {
+                None => listener.add(own),
                 Some(conflict) => findings.push(gateway.finding(
                     Severity::Error,
                     "gateway-conflict",
@@ -173,45 +219,6 @@ pub(super) fn merge<'a>(
         }
     }
     listeners.into_values().collect()
-}
-
-/// Why `own` cannot stand beside the servers before it.
-fn find_conflict(earlier: &[ServerRef<'_>], own: &ServerRef<'_>) -> Option<String> {
-    let first = earlier.first()?;
-    let port = own.port;
-    if first.kind.is_tls() != own.kind.is_tls() {
-        let speaks = if first.kind.is_tls() {
-            "TLS"
-        } else {
-            "plain text"
-        };
-        return Some(format!(
-            "{}, which comes first, has {speaks} on port {port}",
-            first.name()
-        ));
-    }
-    if !own.kind.is_tls() {
-        let are_http = first.kind == ServerKind::Http && own.kind == ServerKind::Http;
-        return (!are_http).then(|| {
-            format!(
-                "{}, which comes first, has port {port}, and only HTTP servers share one",
-                first.name()
-            )
-        });
-    }
-    let repeated = |other: &ServerRef<'_>| {
-        let known: Vec<String> = other.hosts().collect();
-        own.hosts().find(|name| known.contains(name))
-    };
-    let clash = earlier
-        .iter()
-        .find_map(|other| Some((other, repeated(other)?)));
-    clash.map(|(other, name)| {
-        format!(
-            "{}, which comes first, has the host {name} on port {port}",
-            other.name()
-        )
-    })
 }
 
 /// Names of the server's hosts that VirtualServices of `namespace` may use, lower case.
