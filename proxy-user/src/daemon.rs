@@ -63,7 +63,16 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let source = open_source(&settings)?;
     // The cluster's own mesh settings are among the first objects.
     let mesh = start_mesh(&settings, &source.updates.borrow().objects);
-    let access_log = open_access_log(&mesh)?;
+    let (access_log, access_log_problem) = match open_access_log(&mesh) {
+        Ok(access_log) => (access_log, None),
+        // The operator's own setting is looked at by the operator; the mesh's must not keep
+        // the node from being served.
+        Err(error) if settings.mesh_config.access_log_file.is_none() => {
+            let failed = (AccessLogTarget::of(&mesh), format!("{error:#}"));
+            (None, Some(failed))
+        }
+        Err(error) => return Err(error),
+    };
     // What a user can get wrong has been looked at: now a running daemon may make room.
     let (waiting, handed) = take_over(&settings)?;
     let kernel = open_kernel(&settings, &pods_root)?;
@@ -104,7 +113,11 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         wanted,
         metrics: node_metrics,
         live,
-        access_log: AccessLogTarget::of(&mesh),
+        access_log: match access_log_problem {
+            Some(_) => AccessLogTarget::of(&MeshSettings::default()),
+            None => AccessLogTarget::of(&mesh),
+        },
+        access_log_problem,
         handed,
     });
     let first = Arc::clone(&updates.borrow());
@@ -203,9 +216,6 @@ fn open_source(settings: &Settings) -> anyhow::Result<DirectorySource> {
 /// The mesh's settings at the start: the settings file's over the ConfigMap's. What is wrong
 /// with the ConfigMap is a finding of the control loop.
 fn start_mesh(settings: &Settings, objects: &ObjectSet) -> MeshSettings {
-    for field in &settings.mesh_config.ignored {
-        tracing::warn!(field = %format!("mesh.{field}"), "not honoured yet, the mesh acts without it");
-    }
     let root_namespace = settings.mesh(None).root_namespace;
     let config_map = mesh_config(objects, &root_namespace, &mut Vec::new());
     settings.mesh(config_map.as_ref())

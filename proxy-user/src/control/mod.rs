@@ -60,6 +60,8 @@ pub(crate) struct Parts {
     pub(crate) live: Arc<LiveNode>,
     /// Where access log lines go since the start.
     pub(crate) access_log: AccessLogTarget,
+    /// What the mesh asks for instead and could not be opened, with the cause.
+    pub(crate) access_log_problem: Option<(AccessLogTarget, String)>,
     /// Listeners of the daemon before this one.
     pub(crate) handed: Vec<(NetnsCookie, TcpListener)>,
 }
@@ -83,18 +85,38 @@ impl AccessLogTarget {
     }
 }
 
-fn access_log_finding(current: &AccessLogTarget, root_namespace: &str) -> Finding {
+fn access_log_finding(
+    current: &AccessLogTarget,
+    problem: Option<&str>,
+    root_namespace: &str,
+) -> Finding {
     let now = match current.file.as_str() {
         "" => "off",
         file => file,
     };
-    let message = format!(
-        "accessLogFile or accessLogEncoding has changed; the access log stays as it is ({now}) \
-         until the daemon starts anew"
-    );
-    Finding::new(Severity::Warning, "access-log-restart", message)
+    let (severity, code, message) = match problem {
+        Some(problem) => (
+            Severity::Error,
+            "access-log",
+            format!("{problem}; the access log is {now} until the daemon starts anew"),
+        ),
+        None => (
+            Severity::Warning,
+            "access-log-restart",
+            format!(
+                "accessLogFile or accessLogEncoding has changed; the access log stays as it is \
+                 ({now}) until the daemon starts anew"
+            ),
+        ),
+    };
+    Finding::new(severity, code, message)
         .with_object(ObjectRef::new("ConfigMap", root_namespace, "istio"))
         .with_field("data.mesh")
+}
+
+/// A setting that is given and does nothing.
+fn setting_finding((key, effect): (String, &'static str)) -> Finding {
+    Finding::new(Severity::Warning, "setting-not-honoured", effect).with_field(key)
 }
 
 /// The control loop's state.
@@ -192,9 +214,16 @@ impl Control {
         let root_namespace = self.parts.settings.mesh(None).root_namespace;
         let mesh = mesh_config(&loaded.objects, &root_namespace, &mut mesh_findings);
         let settings = self.parts.settings.compile_settings(mesh.as_ref());
-        if AccessLogTarget::of(&settings.mesh) != self.parts.access_log {
-            mesh_findings.push(access_log_finding(&self.parts.access_log, &root_namespace));
+        let target = AccessLogTarget::of(&settings.mesh);
+        if target != self.parts.access_log {
+            let problem = self.parts.access_log_problem.as_ref();
+            let problem = problem.filter(|(failed, _)| *failed == target);
+            let problem = problem.map(|(_, problem)| problem.as_str());
+            let current = &self.parts.access_log;
+            mesh_findings.push(access_log_finding(current, problem, &root_namespace));
         }
+        let unused = self.parts.settings.not_honoured();
+        mesh_findings.extend(unused.into_iter().map(setting_finding));
         let WithinBudget { compiled, objects } =
             compile_within_budget(&loaded.objects, &self.in_force, &settings);
         self.in_force = objects;

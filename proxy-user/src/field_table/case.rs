@@ -11,12 +11,17 @@ use crate::compile::compile;
 use crate::finding::{Finding, Severity};
 use crate::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use crate::snapshot::dump::dump;
+use crate::source::mesh::mesh_config;
 use crate::source::state::{DirectoryState, FileText, Files};
 
 use super::table::{Table, mapping};
 
 /// Name of the object under test.
 const NAME: &str = "under-test";
+/// The table of the mesh's settings, which stand in a ConfigMap.
+pub(super) const MESH_CONFIG: &str = "MeshConfig";
+/// Where they stand there.
+const MESH_FIELDS: [&str; 2] = ["data.mesh.", "mesh."];
 /// File of the object under test.
 const FILE: &str = "case.yaml";
 
@@ -30,10 +35,13 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// An error about the object.
+    /// An error about the object, but that it as a whole is not honoured.
     pub(super) fn error(&self) -> Option<&Finding> {
-        let mut findings = self.findings.iter();
-        findings.find(|finding| finding.severity == Severity::Error)
+        let is_whole =
+            |finding: &Finding| finding.code == "not-honoured" && finding.field.is_none();
+        self.findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Error && !is_whole(finding))
     }
 
     /// Whether a finding of this code is about the field, or a part or a block of it.
@@ -111,6 +119,13 @@ pub(super) fn without_indices(path: &str) -> String {
 
 /// The whole document of an object whose fields the table gives.
 fn document(table: &Table, fields: &Value) -> Value {
+    if table.name == MESH_CONFIG {
+        return json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "istio-system"},
+            "data": {"mesh": fields.to_string()},
+        });
+    }
     let mut fields = fields.as_object().cloned().unwrap_or_default();
     let named = fields.remove("kind");
     let name = named
@@ -167,15 +182,34 @@ pub(super) fn see(table: &Table, fields: &Value) -> Seen {
         (Arc::from(FILE), file(&object.to_string())),
     ]);
     let loaded = DirectoryState::new().apply(&files);
-    let compiled = compile(&loaded.objects, &settings());
-    let is_about = |finding: &&Finding| {
-        let origin = finding.origin.as_ref();
-        origin.is_some_and(|origin| &*origin.file == FILE)
+    let mut settings = settings();
+    let mut found = loaded.findings;
+    let mesh = mesh_config(&loaded.objects, &settings.mesh.root_namespace, &mut found);
+    if let Some(mesh) = mesh {
+        settings.mesh = mesh.settings();
+    }
+    let compiled = compile(&loaded.objects, &settings);
+    found.extend(compiled.findings);
+    // The mesh's policies are nobody's object.
+    let is_about = |finding: &Finding| match &finding.origin {
+        Some(origin) => &*origin.file == FILE,
+        None => finding.object.is_none(),
     };
-    let findings = loaded.findings.into_iter().chain(compiled.findings);
+    found.retain(is_about);
+    for field in found
+        .iter_mut()
+        .filter_map(|finding| finding.field.as_mut())
+    {
+        for prefix in MESH_FIELDS {
+            if let Some(rest) = field.strip_prefix(prefix) {
+                *field = rest.to_owned();
+            }
+        }
+    }
+    let detection = compiled.snapshot.mesh.protocol_detection_timeout;
     Seen {
-        dump: dump(&compiled.snapshot),
-        findings: findings.filter(|finding| is_about(&finding)).collect(),
+        dump: format!("{detection:?}\n{}", dump(&compiled.snapshot)),
+        findings: found,
         is_in_force: is_in_force(&loaded.objects, &object),
     }
 }

@@ -12,10 +12,13 @@ use std::collections::BTreeSet;
 
 use crate::api::schema::field_paths;
 use crate::api::{
-    AuthorizationPolicy, ConfigMap, DestinationRule, EndpointSlice, EnvoyFilter, Gateway, Kind,
-    Namespace, Node, ObjectMeta, PeerAuthentication, Pod, RequestAuthentication, Resource, Secret,
-    Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, ConfigMap, ConnectionPoolSettings, DestinationRule, EndpointSlice,
+    EnvoyFilter, Gateway, HTTPRetry, Kind, Namespace, Node, ObjectMeta, OutlierDetection,
+    PeerAuthentication, Pod, RequestAuthentication, Resource, Secret, Service, ServiceEntry,
+    Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
 };
+
+use crate::settings::Layer;
 
 use case::Seen;
 use table::{Claim, Row, Table, tables};
@@ -39,6 +42,9 @@ fn schema(name: &str) -> BTreeSet<String> {
             .map(|path| format!("metadata.{path}"))
             .collect();
     }
+    if name == case::MESH_CONFIG {
+        return mesh_schema();
+    }
     let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
     match kind.expect("a table has a kind's name, or is metadata.yaml") {
         Kind::VirtualService => paths_of::<VirtualService>(),
@@ -60,6 +66,42 @@ fn schema(name: &str) -> BTreeSet<String> {
         Kind::Secret => paths_of::<Secret>(),
         Kind::ConfigMap => paths_of::<ConfigMap>(),
     }
+}
+
+/// Keys of the mesh's settings, as the reader of a settings file knows them.
+fn mesh_schema() -> BTreeSet<String> {
+    let known = |inside: &str| -> Vec<String> {
+        let text = format!(
+            "mesh: {}nobodyKnowsThis: 1{}",
+            inside,
+            "}".repeat(inside.matches('{').count())
+        );
+        let error = Layer::parse_file("file", &text).expect_err("no such key");
+        let error = error.to_string();
+        let (_, names) = error
+            .split_once("known are ")
+            .expect("it says which keys there are");
+        names.split(", ").map(str::to_owned).collect()
+    };
+    let mut paths: BTreeSet<String> = known("{").into_iter().collect();
+    for block in ["outboundTrafficPolicy", "tcpKeepalive"] {
+        let names = known(&format!("{{{block}: {{"));
+        paths.extend(names.iter().map(|name| format!("{block}.{name}")));
+    }
+    for (block, fields) in [
+        ("defaultHttpRetryPolicy", field_paths::<HTTPRetry>()),
+        (
+            "defaultTrafficPolicy.connectionPool",
+            field_paths::<ConnectionPoolSettings>(),
+        ),
+        (
+            "defaultTrafficPolicy.outlierDetection",
+            field_paths::<OutlierDetection>(),
+        ),
+    ] {
+        paths.extend(fields.iter().map(|field| format!("{block}.{field}")));
+    }
+    paths
 }
 
 fn is_below(path: &str, ancestor: &str) -> bool {
@@ -86,7 +128,7 @@ fn every_kind_has_a_table() {
     for kind in Kind::ALL {
         assert!(names.contains(kind.as_str()), "docs/fields/{kind}.yaml");
     }
-    assert!(names.contains("metadata"));
+    assert!(names.contains("metadata") && names.contains(case::MESH_CONFIG));
 }
 
 #[test]
@@ -133,10 +175,11 @@ fn check(table: &Table, row: &Row, test_names: &BTreeSet<String>) -> Result<(), 
         }
         Claim::Honoured => {
             let (before, after) = both(table, row)?;
-            for seen in [&before, &after] {
-                if let Some(error) = seen.error() {
-                    return Err(format!("an error beside it: {error}"));
-                }
+            let mut errors = [&before, &after]
+                .into_iter()
+                .filter_map(|seen| seen.error());
+            if let Some(error) = errors.next() {
+                return Err(format!("an error beside it: {error}"));
             }
             if before.dump == after.dump {
                 return Err("neither snapshot nor finding changed".to_owned());

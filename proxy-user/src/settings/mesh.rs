@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::fields::{Fields, SettingsError};
@@ -40,6 +40,40 @@ pub struct MeshSettings {
     pub default_destination_rule_export_to: Vec<String>,
     /// `h2UpgradePolicy: UPGRADE`.
     pub h2_upgrade: bool,
+    /// `tcpKeepalive`.
+    pub tcp_keepalive: MeshKeepalive,
+    /// `defaultHttpRetryPolicy` as it is written: a VirtualService's `retries`.
+    pub default_http_retry_policy: Option<Value>,
+    /// `defaultTrafficPolicy` as it is written: `connectionPool` and `outlierDetection` of a
+    /// DestinationRule.
+    pub default_traffic_policy: Option<Value>,
+}
+
+/// Keep-alive of upstream sockets; `None` leaves a value to the system, all of them switch
+/// it off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MeshKeepalive {
+    /// Probes without an answer before the connection counts as dead.
+    pub probes: Option<u16>,
+    /// Silence before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+impl MeshKeepalive {
+    fn document(&self) -> Value {
+        let mut document = Map::new();
+        if let Some(probes) = self.probes {
+            document.insert("probes".to_owned(), json!(probes));
+        }
+        for (name, time) in [("time", self.time), ("interval", self.interval)] {
+            if let Some(time) = time {
+                document.insert(name.to_owned(), json!(duration::text(time)));
+            }
+        }
+        Value::Object(document)
+    }
 }
 
 impl Default for MeshSettings {
@@ -58,6 +92,9 @@ impl Default for MeshSettings {
             default_virtual_service_export_to: everybody(),
             default_destination_rule_export_to: everybody(),
             h2_upgrade: false,
+            tcp_keepalive: MeshKeepalive::default(),
+            default_http_retry_policy: None,
+            default_traffic_policy: None,
         }
     }
 }
@@ -66,7 +103,7 @@ impl MeshSettings {
     /// The same under MeshConfig's names.
     #[must_use]
     pub fn document(&self) -> Value {
-        json!({
+        let mut document = json!({
             "outboundTrafficPolicy": {
                 "mode": if self.is_registry_only { REGISTRY_ONLY } else { ALLOW_ANY },
             },
@@ -82,7 +119,19 @@ impl MeshSettings {
             "defaultVirtualServiceExportTo": self.default_virtual_service_export_to,
             "defaultDestinationRuleExportTo": self.default_destination_rule_export_to,
             "h2UpgradePolicy": if self.h2_upgrade { UPGRADE } else { DO_NOT_UPGRADE },
-        })
+        });
+        if self.tcp_keepalive != MeshKeepalive::default() {
+            document["tcpKeepalive"] = self.tcp_keepalive.document();
+        }
+        for (name, policy) in [
+            ("defaultHttpRetryPolicy", &self.default_http_retry_policy),
+            ("defaultTrafficPolicy", &self.default_traffic_policy),
+        ] {
+            if let Some(policy) = policy {
+                document[name] = policy.clone();
+            }
+        }
+        document
     }
 }
 
@@ -116,56 +165,61 @@ impl FromStr for AccessLogEncoding {
 }
 
 const ALLOW_ANY: &str = "ALLOW_ANY";
+const ALLOW_ANY_DYNAMIC_DNS: &str = "ALLOW_ANY_DYNAMIC_DNS";
 const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
 const UPGRADE: &str = "UPGRADE";
 const DO_NOT_UPGRADE: &str = "DO_NOT_UPGRADE";
 
-/// Fields of MeshConfig that exist and that Mizzen does not act on. Source: Istio,
-/// mesh/v1alpha1/config.proto.
-const NOT_HONOURED: [&str; 43] = [
-    "accessLogFormat",
-    "caCertificates",
-    "certificates",
-    "configSources",
-    "defaultConfig",
-    "defaultHttpRetryPolicy",
-    "defaultInboundHttpRetryPolicy",
-    "defaultProviders",
-    "defaultTrafficPolicy",
-    "disableEnvoyListenerLog",
-    "discoverySelectors",
-    "dnsRefreshRate",
-    "enableAutoMtls",
-    "enableEnvoyAccessLogService",
-    "enablePrometheusMerge",
-    "enableTracing",
-    "extensionProviders",
-    "hboneIdleTimeout",
-    "inboundClusterStatName",
-    "inboundTrafficPolicy",
-    "ingressClass",
-    "ingressControllerMode",
-    "ingressSelector",
-    "ingressService",
-    "localityLbSetting",
-    "meshMTLS",
-    "mixerCheckServer",
-    "mixerReportServer",
-    "networkPolicies",
-    "outboundClusterStatName",
-    "pathNormalization",
-    "policyCheckFailOpen",
-    "proxyHttpPort",
-    "proxyInboundListenPort",
-    "proxyListenPort",
-    "reportBatchMaxEntries",
-    "reportBatchMaxTime",
-    "serviceScopeConfigs",
-    "serviceSettings",
-    "tcpKeepalive",
-    "tlsDefaults",
-    "trustDomainAliases",
-    "verifyCertificateAtClient",
+/// Fields of MeshConfig that exist and that Mizzen does not act on, with the values (as JSON)
+/// that ask for what happens anyway. Source: Istio, mesh/v1alpha1/config.proto.
+const NOT_HONOURED: [(&str, &[&str]); 40] = [
+    ("accessLogFormat", &[]),
+    ("caCertificates", &[]),
+    ("certificates", &[]),
+    ("configSources", &[]),
+    ("defaultConfig", &[]),
+    ("defaultInboundHttpRetryPolicy", &[]),
+    ("defaultProviders", &[]),
+    ("disableEnvoyListenerLog", &["true"]),
+    ("discoverySelectors", &[]),
+    ("dnsRefreshRate", &[]),
+    ("enableAutoMtls", &["false"]),
+    ("enableEnvoyAccessLogService", &["false"]),
+    ("enablePrometheusMerge", &["false"]),
+    ("enableTracing", &["false"]),
+    ("extensionProviders", &[]),
+    ("hboneIdleTimeout", &[]),
+    ("inboundClusterStatName", &[]),
+    ("inboundTrafficPolicy", &["{}", r#"{"mode":"PASSTHROUGH"}"#]),
+    ("ingressClass", &[]),
+    ("ingressControllerMode", &[r#""OFF""#]),
+    ("ingressSelector", &[]),
+    ("ingressService", &[]),
+    ("localityLbSetting", &[r#"{"enabled":false}"#]),
+    ("meshMTLS", &[]),
+    ("mixerCheckServer", &[]),
+    ("mixerReportServer", &[]),
+    ("networkPolicies", &[]),
+    ("outboundClusterStatName", &[]),
+    (
+        "pathNormalization",
+        &[
+            "{}",
+            r#"{"normalization":"DEFAULT"}"#,
+            r#"{"normalization":"BASE"}"#,
+        ],
+    ),
+    ("policyCheckFailOpen", &["false"]),
+    ("proxyHttpPort", &[]),
+    ("proxyInboundListenPort", &[]),
+    ("proxyListenPort", &[]),
+    ("reportBatchMaxEntries", &[]),
+    ("reportBatchMaxTime", &[]),
+    ("serviceScopeConfigs", &[]),
+    ("serviceSettings", &[]),
+    ("tlsDefaults", &[]),
+    ("trustDomainAliases", &[]),
+    ("verifyCertificateAtClient", &["false"]),
 ];
 
 /// What one document says of MeshConfig; `None` leaves the field to the next one.
@@ -184,6 +238,9 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: Option<Vec<String>>,
     pub default_destination_rule_export_to: Option<Vec<String>>,
     pub h2_upgrade: Option<bool>,
+    pub tcp_keepalive: Option<MeshKeepalive>,
+    pub default_http_retry_policy: Option<Value>,
+    pub default_traffic_policy: Option<Value>,
     /// Paths of fields that were written but are not acted on, for a warning each.
     pub ignored: Vec<String>,
 }
@@ -211,20 +268,44 @@ impl MeshConfig {
     }
 
     fn from_fields(fields: &mut Fields) -> Result<Self, SettingsError> {
+        let mut ignored = Vec::new();
         let is_registry_only = match fields.nested("outboundTrafficPolicy")? {
             Some(mut policy) => {
-                let mode = policy.parsed_by("mode", one_of(REGISTRY_ONLY, ALLOW_ANY))?;
+                let mode = policy.parsed_by("mode", outbound_mode)?;
                 policy.finish()?;
-                mode
+                if mode == Some(OutboundMode::AllowAnyDynamicDns) {
+                    // Names that nobody knows are dialled where the client dialled them.
+                    ignored.push("outboundTrafficPolicy.mode".to_owned());
+                }
+                mode.map(|mode| mode == OutboundMode::RegistryOnly)
             }
             None => None,
         };
+        let tcp_keepalive = match fields.nested("tcpKeepalive")? {
+            Some(mut keepalive) => {
+                let read = MeshKeepalive {
+                    probes: keepalive.count("probes", u16::MAX)?,
+                    time: keepalive.duration("time")?,
+                    interval: keepalive.duration("interval")?,
+                };
+                keepalive.finish()?;
+                Some(read)
+            }
+            None => None,
+        };
+        let trust_domain = fields.text("trustDomain")?;
+        let own = MeshSettings::default().trust_domain;
+        if trust_domain.as_ref().is_some_and(|domain| *domain != own) {
+            // It is part of identities, and no connection has one.
+            ignored.push("trustDomain".to_owned());
+        }
+        ignored.extend(fields.take_present(&NOT_HONOURED));
         Ok(Self {
             is_registry_only,
             connect_timeout: fields.duration("connectTimeout")?,
             protocol_detection_timeout: fields.duration("protocolDetectionTimeout")?,
             root_namespace: fields.text("rootNamespace")?,
-            trust_domain: fields.text("trustDomain")?,
+            trust_domain,
             domain: fields.text("domain")?,
             access_log_file: fields.text("accessLogFile")?,
             access_log_encoding: fields.parsed("accessLogEncoding")?,
@@ -232,7 +313,10 @@ impl MeshConfig {
             default_virtual_service_export_to: fields.texts("defaultVirtualServiceExportTo")?,
             default_destination_rule_export_to: fields.texts("defaultDestinationRuleExportTo")?,
             h2_upgrade: fields.parsed_by("h2UpgradePolicy", one_of(UPGRADE, DO_NOT_UPGRADE))?,
-            ignored: fields.take_present(&NOT_HONOURED),
+            tcp_keepalive,
+            default_http_retry_policy: fields.value("defaultHttpRetryPolicy"),
+            default_traffic_policy: fields.value("defaultTrafficPolicy"),
+            ignored,
         })
     }
 
@@ -262,6 +346,11 @@ impl MeshConfig {
                 .default_destination_rule_export_to
                 .or(below.default_destination_rule_export_to),
             h2_upgrade: self.h2_upgrade.or(below.h2_upgrade),
+            tcp_keepalive: self.tcp_keepalive.or(below.tcp_keepalive),
+            default_http_retry_policy: self
+                .default_http_retry_policy
+                .or(below.default_http_retry_policy),
+            default_traffic_policy: self.default_traffic_policy.or(below.default_traffic_policy),
             ignored,
         }
     }
@@ -293,7 +382,29 @@ impl MeshConfig {
             default_virtual_service_export_to: list(&self.default_virtual_service_export_to),
             default_destination_rule_export_to: list(&self.default_destination_rule_export_to),
             h2_upgrade: self.h2_upgrade.unwrap_or(default.h2_upgrade),
+            tcp_keepalive: self.tcp_keepalive.unwrap_or_default(),
+            default_http_retry_policy: self.default_http_retry_policy.clone(),
+            default_traffic_policy: self.default_traffic_policy.clone(),
         }
+    }
+}
+
+/// `outboundTrafficPolicy.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OutboundMode {
+    RegistryOnly,
+    AllowAny,
+    AllowAnyDynamicDns,
+}
+
+fn outbound_mode(text: &str) -> Result<OutboundMode, String> {
+    match text {
+        REGISTRY_ONLY => Ok(OutboundMode::RegistryOnly),
+        ALLOW_ANY => Ok(OutboundMode::AllowAny),
+        ALLOW_ANY_DYNAMIC_DNS => Ok(OutboundMode::AllowAnyDynamicDns),
+        _ => Err(format!(
+            "expected {ALLOW_ANY}, {ALLOW_ANY_DYNAMIC_DNS} or {REGISTRY_ONLY}, found {text:?}"
+        )),
     }
 }
 
@@ -317,6 +428,7 @@ mod tests {
                     enablePrometheusMerge: true\n\
                     outboundTrafficPolicy:\n  mode: REGISTRY_ONLY\n\
                     rootNamespace: istio-system\ntrustDomain: example.org\n\
+                    enableAutoMtls: false\nlocalityLbSetting: {enabled: false}\n\
                     somethingNewer: 1\n";
         let config = MeshConfig::parse("ConfigMap/istio-system/istio", text).expect("Istio's own");
         let settings = config.settings();
@@ -326,8 +438,63 @@ mod tests {
         assert_eq!(settings.connect_timeout, Duration::from_secs(10));
         assert_eq!(
             config.ignored,
-            ["defaultConfig", "enablePrometheusMerge", "somethingNewer"]
+            [
+                "trustDomain",
+                "defaultConfig",
+                "enablePrometheusMerge",
+                "somethingNewer"
+            ]
         );
+    }
+
+    #[test]
+    fn values_that_ask_for_what_happens_anyway_are_honoured() {
+        for (text, ignored) in [
+            ("enableAutoMtls: false", None),
+            ("enableAutoMtls: true", Some("enableAutoMtls")),
+            ("enableTracing: true", Some("enableTracing")),
+            ("pathNormalization: {normalization: BASE}", None),
+            (
+                "pathNormalization: {normalization: MERGE_SLASHES}",
+                Some("pathNormalization"),
+            ),
+            ("localityLbSetting: {enabled: false}", None),
+            (
+                "localityLbSetting: {enabled: true}",
+                Some("localityLbSetting"),
+            ),
+            ("inboundTrafficPolicy: {mode: PASSTHROUGH}", None),
+            (
+                "inboundTrafficPolicy: {mode: LOCALHOST}",
+                Some("inboundTrafficPolicy"),
+            ),
+            ("trustDomain: cluster.local", None),
+            ("trustDomain: example.org", Some("trustDomain")),
+            ("outboundTrafficPolicy: {mode: ALLOW_ANY}", None),
+            (
+                "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}",
+                Some("outboundTrafficPolicy.mode"),
+            ),
+            ("defaultHttpRetryPolicy: {attempts: 1}", None),
+            ("defaultTrafficPolicy: {}", None),
+            ("tcpKeepalive: {time: 1s}", None),
+        ] {
+            let config = MeshConfig::parse("mesh", text).expect(text);
+            let ignored: Vec<&str> = ignored.into_iter().collect();
+            assert_eq!(config.ignored, ignored, "{text}");
+        }
+    }
+
+    #[test]
+    fn keep_alive_is_read_value_by_value() {
+        let text = "tcpKeepalive: {probes: 3, time: 10s}";
+        let config = MeshConfig::parse("mesh", text).expect("two values");
+        let expected = MeshKeepalive {
+            probes: Some(3),
+            time: Some(Duration::from_secs(10)),
+            interval: None,
+        };
+        assert_eq!(config.settings().tcp_keepalive, expected);
     }
 
     #[test]
