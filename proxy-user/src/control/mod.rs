@@ -4,6 +4,7 @@
 //! reaches the workers before the kernel's maps; a pod is named in the maps before its worker
 //! accepts. Start at [`Control::run`].
 
+mod access_log;
 mod flows;
 mod live;
 mod pods;
@@ -21,18 +22,19 @@ use tokio::task::JoinHandle;
 use crate::admin::Node;
 use crate::api::ObjectSet;
 use crate::compile::{WithinBudget, compile_within_budget};
-use crate::finding::{Finding, ObjectRef, Severity};
+use crate::finding::{Finding, Severity};
 use crate::kernel::KernelMaps;
 use crate::net::NetnsCookie;
 use crate::node::{NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
-use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
+use crate::settings::Settings;
 use crate::snapshot::{Capture, Publisher, Snapshot};
 use crate::source::mesh::mesh_config;
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 use crate::telemetry::node_metrics::MapFill;
 
+pub(crate) use access_log::{AccessLogState, AccessLogTarget};
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
 use pods::PodTable;
@@ -59,59 +61,9 @@ pub(crate) struct Parts {
     /// What admin sees.
     pub(crate) live: Arc<LiveNode>,
     /// Where access log lines go since the start.
-    pub(crate) access_log: AccessLogTarget,
-    /// What the mesh asks for instead and could not be opened, with the cause.
-    pub(crate) access_log_problem: Option<(AccessLogTarget, String)>,
+    pub(crate) access_log: AccessLogState,
     /// Listeners of the daemon before this one.
     pub(crate) handed: Vec<(NetnsCookie, TcpListener)>,
-}
-
-/// What the mesh says about the access log; it is opened once, at the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AccessLogTarget {
-    /// `accessLogFile`; empty is off.
-    pub(crate) file: String,
-    /// `accessLogEncoding`.
-    pub(crate) encoding: AccessLogEncoding,
-}
-
-impl AccessLogTarget {
-    /// Of these settings.
-    pub(crate) fn of(mesh: &MeshSettings) -> Self {
-        Self {
-            file: mesh.access_log_file.clone(),
-            encoding: mesh.access_log_encoding,
-        }
-    }
-}
-
-fn access_log_finding(
-    current: &AccessLogTarget,
-    problem: Option<&str>,
-    root_namespace: &str,
-) -> Finding {
-    let now = match current.file.as_str() {
-        "" => "off",
-        file => file,
-    };
-    let (severity, code, message) = match problem {
-        Some(problem) => (
-            Severity::Error,
-            "access-log",
-            format!("{problem}; the access log is {now} until the daemon starts anew"),
-        ),
-        None => (
-            Severity::Warning,
-            "access-log-restart",
-            format!(
-                "accessLogFile or accessLogEncoding has changed; the access log stays as it is \
-                 ({now}) until the daemon starts anew"
-            ),
-        ),
-    };
-    Finding::new(severity, code, message)
-        .with_object(ObjectRef::new("ConfigMap", root_namespace, "istio"))
-        .with_field("data.mesh")
 }
 
 /// A setting that is given and does nothing.
@@ -214,14 +166,8 @@ impl Control {
         let root_namespace = self.parts.settings.mesh(None).root_namespace;
         let mesh = mesh_config(&loaded.objects, &root_namespace, &mut mesh_findings);
         let settings = self.parts.settings.compile_settings(mesh.as_ref());
-        let target = AccessLogTarget::of(&settings.mesh);
-        if target != self.parts.access_log {
-            let problem = self.parts.access_log_problem.as_ref();
-            let problem = problem.filter(|(failed, _)| *failed == target);
-            let problem = problem.map(|(_, problem)| problem.as_str());
-            let current = &self.parts.access_log;
-            mesh_findings.push(access_log_finding(current, problem, &root_namespace));
-        }
+        let access_log = &self.parts.access_log;
+        mesh_findings.extend(access_log.find_difference(&settings.mesh, &root_namespace));
         let unused = self.parts.settings.not_honoured();
         mesh_findings.extend(unused.into_iter().map(setting_finding));
         let WithinBudget { compiled, objects } =
