@@ -16,6 +16,7 @@ use aya_ebpf::{
 use proxy_common::{
     addr::{Addr, AddrClass, Family, PortBe},
     flow::FlowEvent,
+    pod::NodeState,
     reason::Reason,
     socket::{OriginalDstKey, OriginalDstValue, SocketState},
 };
@@ -54,6 +55,7 @@ fn connecting(ctx: &SockOpsContext) {
     match state.path {
         SocketState::PATH_PROXY => {
             let value = OriginalDstValue {
+                pod: state.pod,
                 addr: state.original,
                 port: state.original_port,
                 reserved: 0,
@@ -91,12 +93,15 @@ fn delete_strangers_entry(ctx: &SockOpsContext) {
     }
     // SAFETY: the context is valid.
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    // SAFETY: not preallocated, so the value stays whole until the program ends (RCU).
-    let Some(pod) = (unsafe { maps::PODS.get(netns_cookie) }) else {
-        return;
-    };
-    if pod.listener(remote.family()) != listener {
-        return;
+    // In the host's namespace any port may be a host pod's listener.
+    if !is_host_with_pods(netns_cookie) {
+        // SAFETY: not preallocated, so the value stays whole until the program ends (RCU).
+        let Some(pod) = (unsafe { maps::PODS.get(netns_cookie) }) else {
+            return;
+        };
+        if pod.listener(remote.family()) != listener {
+            return;
+        }
     }
     let key = OriginalDstKey {
         netns_cookie,
@@ -106,6 +111,14 @@ fn delete_strangers_entry(ctx: &SockOpsContext) {
         reserved: 0,
     };
     let _ = maps::ORIGINAL_DSTS.remove(key);
+}
+
+#[inline(always)]
+fn is_host_with_pods(netns_cookie: u64) -> bool {
+    match maps::NODE_STATE.get(0) {
+        Some(node) => node.flags & NodeState::HOST_PODS != 0 && node.host_netns == netns_cookie,
+        None => false,
+    }
 }
 
 #[inline(always)]

@@ -9,7 +9,6 @@ mod live;
 mod pods;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,8 +21,8 @@ use crate::admin::Node;
 use crate::compile::compile;
 use crate::finding::{Finding, ObjectRef, Severity};
 use crate::kernel::KernelMaps;
-use crate::net::NetnsCookie;
-use crate::node::{NodeEvent, WantedPod};
+use crate::node::listener::HandedListener;
+use crate::node::{HostGuard, NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
 use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
 use crate::snapshot::{Capture, Publisher, Snapshot};
@@ -59,8 +58,10 @@ pub(crate) struct Parts {
     pub(crate) live: Arc<LiveNode>,
     /// Where access log lines go since the start.
     pub(crate) access_log: AccessLogTarget,
+    /// What no rule may lead a host-network pod to.
+    pub(crate) host: Arc<HostGuard>,
     /// Listeners of the daemon before this one.
-    pub(crate) handed: Vec<(NetnsCookie, TcpListener)>,
+    pub(crate) handed: Vec<HandedListener>,
 }
 
 /// What the mesh says about the access log; it is opened once, at the start.
@@ -112,7 +113,7 @@ impl Control {
     /// A loop over these parts; nothing is published yet.
     pub(crate) fn new(mut parts: Parts) -> Self {
         Self {
-            pods: PodTable::with_listeners(std::mem::take(&mut parts.handed)),
+            pods: PodTable::new(std::mem::take(&mut parts.handed), Arc::clone(&parts.host)),
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
@@ -177,7 +178,7 @@ impl Control {
 
     /// The workers to be drained, and the pods' listeners for the successor. The kernel's
     /// maps stay as they are.
-    pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<(NetnsCookie, TcpListener)>) {
+    pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<HandedListener>) {
         (self.parts.workers, self.pods.into_listeners())
     }
 

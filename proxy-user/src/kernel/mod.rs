@@ -222,6 +222,10 @@ pub struct KernelOptions {
     pub heartbeat_max: Duration,
     /// Refuse connections of pods that are meshed but not ready.
     pub is_strict: bool,
+    /// Cookie of the host's namespace, which is the daemon's own.
+    pub host_netns: NetnsCookie,
+    /// Ports of the node's own services, to which no rule leads a host-network pod; eight count.
+    pub guarded_ports: Vec<u16>,
 }
 
 /// What went wrong between this process and the kernel.
@@ -314,15 +318,8 @@ impl KernelError {
     }
 }
 
-/// Listener ports by namespace cookie and family, for accept.
-type ListenerPorts = HashMap<(u64, Family), Vec<u16>>;
-
-/// Monotonic ns, the clock of `bpf_ktime_get_ns`.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // Since boot, so neither part is negative.
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
-}
+/// Home workers of listeners, by namespace cookie, family and port, for the sweep.
+type Listeners = HashMap<(u64, Family, u16), u32>;
 
 #[cfg(test)]
 mod tests;

@@ -81,16 +81,25 @@ impl PodSockets {
     /// For a pod with these addresses.
     #[must_use]
     pub fn new(namespace: Arc<NetNamespace>, addresses: &[IpAddr]) -> Self {
-        let is_global_v6 = |address: &IpAddr| match address {
-            IpAddr::V4(_) => false,
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        };
+        let (has_v4, has_v6) = ip_families(addresses);
         Self {
             namespace,
-            has_v4: addresses.iter().any(IpAddr::is_ipv4),
-            has_v6: addresses.iter().any(is_global_v6),
+            has_v4,
+            has_v6,
         }
     }
+}
+
+/// Whether there is an IPv4 address, and an IPv6 one that is more than link-local.
+pub(super) fn ip_families(addresses: &[IpAddr]) -> (bool, bool) {
+    let is_global_v6 = |address: &IpAddr| match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    };
+    (
+        addresses.iter().any(IpAddr::is_ipv4),
+        addresses.iter().any(is_global_v6),
+    )
 }
 
 impl SocketFactory for PodSockets {
@@ -107,17 +116,7 @@ impl SocketFactory for PodSockets {
     }
 }
 
-/// Opens sockets in the daemon's own namespace (host-network pods, tests).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostNamespace;
-
-impl SocketFactory for HostNamespace {
-    fn open_tcp(&self, towards: SocketAddr) -> io::Result<Socket> {
-        open_tcp_here(towards)
-    }
-}
-
-fn open_tcp_here(towards: SocketAddr) -> io::Result<Socket> {
+pub(super) fn open_tcp_here(towards: SocketAddr) -> io::Result<Socket> {
     Socket::new(
         Domain::for_address(towards),
         Type::STREAM.nonblocking().cloexec(),
