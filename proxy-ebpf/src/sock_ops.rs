@@ -13,6 +13,7 @@ use aya_ebpf::{
     },
     programs::SockOpsContext,
 };
+use aya_log_ebpf::error;
 use proxy_common::{
     addr::{Addr, AddrClass, Family, PortBe},
     flow::FlowEvent,
@@ -64,11 +65,16 @@ fn connecting(ctx: &SockOpsContext) {
                 reserved_2: 0,
                 inserted_ns: now_ns(),
             };
-            if maps::ORIGINAL_DSTS
-                .insert(original_dst_key(ctx, state), value, 0)
-                .is_err()
-            {
+            let key = original_dst_key(ctx, state);
+            if let Err(error) = maps::ORIGINAL_DSTS.insert(key, value, 0) {
                 count(Reason::OriginalDstFull);
+                error!(
+                    ctx,
+                    "no room in ORIGINAL_DSTS (error {}): a captured connection of pod {} from port {} will be refused",
+                    error,
+                    state.pod.id,
+                    ctx.local_port()
+                );
             }
         }
         SocketState::PATH_KERNEL => {

@@ -12,6 +12,7 @@ use aya_ebpf::{
     },
     maps::lpm_trie::Key,
 };
+use aya_log_ebpf::error;
 use proxy_common::{
     addr::{Addr, Family, PortBe},
     balance::Tables,
@@ -319,11 +320,15 @@ impl Facts for Connect<'_> {
     #[inline(always)]
     fn reserve_state(&self) -> bool {
         // SAFETY: as in `remember`.
-        unsafe {
-            !maps::SK_STORAGE
-                .get_or_insert_ptr_mut(self.ctx, None)
-                .is_null()
+        let state = unsafe { maps::SK_STORAGE.get_or_insert_ptr_mut(self.ctx, None) };
+        if state.is_null() {
+            error!(
+                self.ctx,
+                "no memory for the state of a socket of pod {}: its connection takes the degraded form",
+                self.pod().0.id
+            );
         }
+        !state.is_null()
     }
 
     #[inline(always)]

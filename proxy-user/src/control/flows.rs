@@ -1,7 +1,8 @@
 //! Flow records of the kernel path become the same connection records that the proxy makes.
 //!
 //! One thread reads the ring buffer and, every few seconds, the live connections: bytes of
-//! long streams are reported while they flow, and live counts are repaired.
+//! long streams are reported while they flow, and live counts are repaired. It also moves the
+//! programs' log lines into the daemon's log.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use proxy_common::flow::LiveFlow;
 use proxy_common::pod::PodId;
 
 use super::live::LiveNode;
-use crate::kernel::{Flow, FlowEvents, FlowKind, FlowPath, KernelMaps};
+use crate::kernel::{Flow, FlowEvents, FlowKind, FlowPath, KernelLog, KernelMaps};
 use crate::proxy::upstream::workload_labels;
 use crate::snapshot::{Cluster, Snapshot, SnapshotReader, Workload};
 use crate::telemetry::record::{
@@ -48,6 +49,7 @@ impl FlowReader {
     ) -> io::Result<Self> {
         let is_stopped = Arc::new(AtomicBool::new(false));
         let events = kernel.take_flow_events();
+        let log = kernel.take_log();
         let reader = Reader {
             kernel,
             snapshot,
@@ -60,7 +62,7 @@ impl FlowReader {
             .name("flows".to_owned())
             .spawn({
                 let is_stopped = Arc::clone(&is_stopped);
-                move || reader.run(events, &is_stopped)
+                move || reader.run(events, log, &is_stopped)
             })?;
         Ok(Self {
             is_stopped,
@@ -113,13 +115,21 @@ struct Index {
 type ServiceKey = (Option<Arc<str>>, Option<Arc<str>>, bool);
 
 impl Reader {
-    fn run(mut self, mut events: Option<FlowEvents>, is_stopped: &AtomicBool) {
+    fn run(
+        mut self,
+        mut events: Option<FlowEvents>,
+        mut log: Option<KernelLog>,
+        is_stopped: &AtomicBool,
+    ) {
         let mut live_read = Instant::now();
         while !is_stopped.load(Ordering::Relaxed) {
             std::thread::sleep(READ_EVERY);
             self.index.refresh(&self.snapshot);
             while let Some(flow) = events.as_mut().and_then(FlowEvents::next_flow) {
                 self.on_flow(&flow);
+            }
+            if let Some(log) = &mut log {
+                log.flush();
             }
             if live_read.elapsed() >= LIVE_EVERY {
                 live_read = Instant::now();

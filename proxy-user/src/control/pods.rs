@@ -355,7 +355,8 @@ fn attach(
     // connections wait in the queue for that moment.
     kernel.upsert_pod(&entry)?;
     let sockets: Arc<dyn SocketFactory> = if view.is_host_network {
-        Arc::new(HostSockets::new(Arc::clone(claims.host), &found.addresses))
+        // The host may have families that the pod is not known by.
+        Arc::new(HostSockets::new(Arc::clone(claims.host), &view.ips))
     } else {
         let namespace = Arc::clone(&found.namespace);
         Arc::new(PodSockets::new(namespace, &found.addresses))

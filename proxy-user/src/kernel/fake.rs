@@ -13,7 +13,9 @@ use std::{
 
 use proxy_common::{addr::Family, flow::LiveFlow, pod::PodId, reason::Reason};
 
-use super::{FlowEvents, KernelError, KernelMaps, LinkCheck, MapFill, Names, PodEntry, SyncReport};
+use super::{
+    FlowEvents, KernelError, KernelLog, KernelMaps, LinkCheck, MapFill, Names, PodEntry, SyncReport,
+};
 use crate::{
     net::{Accepted, CapturedDst, Heartbeat, OriginalDst, OriginalDstSource},
     snapshot::KernelView,
@@ -183,6 +185,10 @@ impl KernelMaps for FakeKernel {
     }
 
     fn take_flow_events(&self) -> Option<FlowEvents> {
+        None
+    }
+
+    fn take_log(&self) -> Option<KernelLog> {
         None
     }
 }

@@ -17,6 +17,7 @@ mod fake;
 mod ids;
 mod live;
 mod load;
+mod log;
 mod maps;
 mod original_dst;
 mod pin;
@@ -38,6 +39,7 @@ pub use attach::LinkCheck;
 pub use events::{Flow, FlowEvents, FlowKind, FlowPath};
 pub use fake::FakeKernel;
 pub use load::is_object_embedded;
+pub use log::KernelLog;
 pub use pin::{cleanup, is_in_use};
 pub use real::Kernel;
 pub use sync::{Names, SyncProblem, SyncReport};
@@ -167,6 +169,9 @@ pub trait KernelMaps: Send + Sync {
 
     /// Flow records; there is one reader, so the second call returns `None`.
     fn take_flow_events(&self) -> Option<FlowEvents>;
+
+    /// Log lines of the programs; there is one reader as well.
+    fn take_log(&self) -> Option<KernelLog>;
 }
 
 /// Fill level of one map.

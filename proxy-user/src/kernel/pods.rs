@@ -140,11 +140,6 @@ impl Pods {
         own.chain(all).collect()
     }
 
-    /// Whether connect must look callers up by cgroup.
-    pub(super) fn has_host_pods(&self) -> bool {
-        self.by_id.keys().any(|id| id.space == PodId::CGROUP)
-    }
-
     /// All listeners with their home workers.
     pub(super) fn listeners(&self) -> Listeners {
         let of = |known: &Known| {

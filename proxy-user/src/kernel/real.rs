@@ -20,8 +20,8 @@ use proxy_common::{
 };
 
 use super::{
-    FlowEvents, KernelError, KernelMaps, KernelOptions, LinkCheck, MapFill, Names, PodEntry,
-    SyncReport,
+    FlowEvents, KernelError, KernelLog, KernelMaps, KernelOptions, LinkCheck, MapFill, Names,
+    PodEntry, SyncReport,
     attach::Links,
     live::{read_live_flows, repair_live_counts},
     load::{self, Loaded, Maps},
@@ -137,7 +137,8 @@ impl State {
     }
 
     fn write_node(&mut self) -> Result<(), KernelError> {
-        let has_host_pods = self.pods.has_host_pods();
+        // Those of an earlier daemon count until they are named again or removed.
+        let has_host_pods = self.maps().host_pods.keys().next().is_some();
         let node = NodeState {
             renewed_ns: monotonic_ns(),
             flags: self.node.flags
@@ -395,6 +396,10 @@ impl KernelMaps for Kernel {
     fn take_flow_events(&self) -> Option<FlowEvents> {
         let ring = self.state().maps().flow_events.take()?;
         Some(FlowEvents::new(ring, Arc::clone(&self.names)))
+    }
+
+    fn take_log(&self) -> Option<KernelLog> {
+        self.state().loaded.log.take()
     }
 }
 

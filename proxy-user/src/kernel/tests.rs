@@ -75,6 +75,7 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
             ("live flows", live_flows_and_counts_agree),
             ("degraded forms", dead_full_and_silent_proxies_degrade),
             ("sweep", abandoned_destinations_are_swept),
+            ("the programs' log", shapes::a_full_map_is_told_in_the_log),
             ("adoption", pins_outlive_the_daemon_and_are_adopted),
             ("staleness", stale_maps_pass),
             ("cleanup", cleanup_leaves_nothing),

@@ -90,7 +90,7 @@ pub struct HostSockets {
 }
 
 impl HostSockets {
-    /// For a host with these addresses.
+    /// For a pod that is known by these addresses.
     #[must_use]
     pub fn new(guard: Arc<HostGuard>, addresses: &[IpAddr]) -> Self {
         let (has_v4, has_v6) = ip_families(addresses);

@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 use super::tls::testing::client_hello;
 use super::upstream::testing::{Loopback, cluster, endpoint};
 use super::*;
-use proxy_common::pod::PodId;
-
 use crate::net::{Accepted, CapturedDst, NetnsCookie, OriginalDstSource, PodUid, SocketFactory};
 use crate::snapshot::clusters::ClusterRef;
 use crate::snapshot::listeners::{Destination, Protocol, ScopeView};

@@ -203,6 +203,12 @@ pub(super) fn host_pods_are_found_by_their_cgroup(lab: &mut Lab) {
         let _ = TcpStream::connect("10.96.0.1:80");
     });
     assert_eq!(counted(lab, &before), [Reason::PodUnknown]);
+    // A daemon that comes after a crash knows the pod before it has found it.
+    lab.crash();
+    lab.open();
+    lab.kernel.attach().expect("the swap");
+    lab.sync(&lab.view());
+    assert_eq!(reason(lab, "10.96.0.2:80"), [Reason::KernelPath]);
     lab.kernel.remove_pod(by_cgroup.id).expect("the pod goes");
     lab.kernel.renew().expect("renewed");
     assert_eq!(reason(lab, "10.0.0.20:80"), [Reason::PodUnknown]);
@@ -360,6 +366,62 @@ pub(super) fn other_layouts_are_dropped(lab: &mut Lab) {
 fn maps_dir(lab: &Lab) -> std::path::PathBuf {
     let version = proxy_common::LAYOUT_VERSION;
     lab.options.pins.join(format!("v{version}"))
+}
+
+/// Whatever is written, as text.
+#[derive(Clone, Default)]
+struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("not poisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn a_full_map_is_told_in_the_log(lab: &mut Lab) {
+    let mut log = lab.kernel.take_log().expect("the first reader");
+    assert!(lab.kernel.take_log().is_none());
+    let mut entries = original_dsts(lab);
+    let key = |number: u32| OriginalDstKey {
+        netns_cookie: u64::MAX,
+        addr: Addr::from_v4_word(number),
+        ..OriginalDstKey::default()
+    };
+    let mut number = 0;
+    while entries
+        .insert(key(number), OriginalDstValue::default(), 0)
+        .is_ok()
+    {
+        number += 1;
+    }
+    assert!(number > proxy_common::map::ORIGINAL_DSTS_MAX / 2);
+    let before = lab.reasons();
+    let client = dial("10.96.0.1:80").expect("it queues");
+    assert_eq!(
+        counted(lab, &before),
+        [Reason::ProxyPath, Reason::OriginalDstFull]
+    );
+    let (_, peer) = lab.listener_v4.accept().expect("it queued");
+    assert_eq!(lab.take(peer), None, "nobody knows its destination");
+    let written = Written::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::sync::Mutex::new(written.clone()))
+        .finish();
+    tracing::subscriber::with_default(subscriber, || log.flush());
+    let text = String::from_utf8(written.0.lock().expect("not poisoned").clone());
+    let text = text.expect("UTF-8");
+    let port = client.local_addr().expect("a name").port();
+    let (pod, full) = (lab.pod.id.id, "ERROR ebpf: no room in ORIGINAL_DSTS");
+    let whose = format!("of pod {pod} from port {port} will be refused");
+    assert!(text.contains(full) && text.contains(&whose), "{text}");
+    for number in 0..number {
+        entries.remove(&key(number)).expect("it was there");
+    }
 }
 
 /// The pinned `ORIGINAL_DSTS`.
