@@ -4,6 +4,7 @@
 //! reaches the workers before the kernel's maps; a pod is named in the maps before its worker
 //! accepts. Start at [`Control::run`].
 
+mod budget;
 mod flows;
 mod live;
 mod pods;
@@ -31,6 +32,7 @@ use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 use crate::telemetry::node_metrics::MapFill;
 
+use budget::Budgets;
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
 use pods::PodTable;
@@ -104,6 +106,9 @@ pub(crate) struct Control {
     source_findings: Vec<Finding>,
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
+    /// Pods that have used up most of their captured connections.
+    budget_findings: Vec<Finding>,
+    budgets: Budgets,
     snapshot: Arc<Snapshot>,
     /// Waits for what the workers answer; at most one at a time.
     asking: Option<JoinHandle<()>>,
@@ -117,6 +122,8 @@ impl Control {
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
+            budget_findings: Vec::new(),
+            budgets: Budgets::default(),
             snapshot: Arc::new(Snapshot::default()),
             asking: None,
             parts,
@@ -216,11 +223,7 @@ impl Control {
     }
 
     fn report(&mut self, loaded: &Loaded, compile_time: Duration) {
-        let findings = self.findings();
-        let before = self.parts.live.set_findings(findings.clone());
-        for finding in findings.iter().filter(|finding| !before.contains(finding)) {
-            tracing::warn!("{finding}");
-        }
+        let findings = self.report_findings();
         let objects = loaded.objects.len();
         let skipped = loaded.skipped.values().sum();
         self.parts.live.set_source(objects, skipped);
@@ -231,23 +234,34 @@ impl Control {
             compile_time,
             SystemTime::now(),
         );
-        self.parts
-            .metrics
-            .set_findings(live::count_by_severity(&findings));
         tracing::info!(
             version = self.snapshot.version.0,
             objects,
             skipped,
-            findings = findings.len(),
+            findings,
             compile_ms = u64::try_from(compile_time.as_millis()).unwrap_or(u64::MAX),
             "snapshot applied"
         );
+    }
+
+    /// Shows the findings in force, logs those that were not before, and says how many there are.
+    fn report_findings(&self) -> usize {
+        let findings = self.findings();
+        let before = self.parts.live.set_findings(findings.clone());
+        for finding in findings.iter().filter(|finding| !before.contains(finding)) {
+            tracing::warn!("{finding}");
+        }
+        self.parts
+            .metrics
+            .set_findings(live::count_by_severity(&findings));
+        findings.len()
     }
 
     fn findings(&self) -> Vec<Finding> {
         let mut all = self.source_findings.clone();
         all.extend_from_slice(&self.compile_findings);
         all.extend_from_slice(&self.kernel_findings);
+        all.extend_from_slice(&self.budget_findings);
         all.sort();
         all.dedup();
         all
@@ -296,8 +310,9 @@ impl Control {
         }));
     }
 
-    /// Pods by state and their open connections, as metrics.
-    fn count_pods(&self) {
+    /// Pods by state and their open connections, as metrics, and findings for those that have
+    /// nearly all that they may have.
+    fn count_pods(&mut self) {
         let states = self.parts.live.pods();
         let mut by_state = BTreeMap::<&str, usize>::new();
         for pod in states.values() {
@@ -316,6 +331,12 @@ impl Control {
             })
             .collect();
         self.parts.metrics.set_captured_connections(&connections);
+        let mut crowded = self.budgets.findings(&self.snapshot, &states);
+        crowded.sort();
+        if crowded != self.budget_findings {
+            self.budget_findings = crowded;
+            self.report_findings();
+        }
     }
 
     /// What the kernel's side counts, as metrics.

@@ -15,7 +15,7 @@ use crate::net::{NetnsCookie, PodUid, SocketFactory};
 use crate::node::listener::{self, HandedListener, PodListeners};
 use crate::node::{FoundPod, HostGuard, HostSockets, NodeEvent, PodSockets};
 use crate::proxy::upstream::workload_labels;
-use crate::proxy::{PodHandle, WorkerCommand, WorkerHandle};
+use crate::proxy::{PodHandle, WorkerCommand, WorkerHandle, WorkerLimits};
 use crate::snapshot::{Capture, PodView, Snapshot};
 
 /// Pods that the node reported, by uid.
@@ -43,6 +43,8 @@ struct Attached {
     entry: PodEntry,
     /// The worker's listeners once more, to be handed to a successor.
     listeners: PodListeners,
+    /// Captured connections that the pod may have at a time.
+    connections_max: u64,
 }
 
 impl PodTable {
@@ -213,6 +215,7 @@ impl LivePod {
             state: "captured".to_owned(),
             worker: Some(attached.worker),
             connections: 0,
+            connections_max: Some(attached.connections_max),
             listener_ports: attached
                 .entry
                 .listener_v4
@@ -376,7 +379,20 @@ fn attach(
         worker: usize::try_from(entry.worker)?,
         entry,
         listeners: kept,
+        connections_max: connections_max(found),
     })
+}
+
+/// What the namespace's local ports allow towards one listener, and the worker.
+fn connections_max(found: &FoundPod) -> u64 {
+    let by_worker = WorkerLimits::default().connections_per_pod_max as u64;
+    match found.namespace.local_ports() {
+        Ok(ports) => by_worker.min(u64::from(ports)),
+        Err(error) => {
+            tracing::debug!(pod = %found.uid, %error, "cannot read the range of local ports");
+            by_worker
+        }
+    }
 }
 
 /// Pods that share the host's namespace are told apart by their cgroups.

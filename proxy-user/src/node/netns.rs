@@ -1,7 +1,7 @@
 //! Network namespaces: enter one for a moment, come back, never across an await.
 
 use std::cell::OnceCell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +48,19 @@ impl NetNamespace {
             file,
             inode,
             cookie,
+        })
+    }
+
+    /// How many local ports `connect()` may choose from towards one address and port
+    /// (`ip_local_port_range`, ip(7)), for either family.
+    ///
+    /// # Errors
+    /// Entering the namespace fails, or `/proc` is not mounted.
+    pub fn local_ports(&self) -> io::Result<u32> {
+        let path = "/proc/sys/net/ipv4/ip_local_port_range";
+        let text = self.within(|| fs::read_to_string(path))??;
+        parse_port_range(&text).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("not a range: {text}"))
         })
     }
 
@@ -182,10 +195,35 @@ fn netns_cookie(socket: &Socket) -> io::Result<NetnsCookie> {
     Ok(NetnsCookie(cookie))
 }
 
+/// Ports of a range such as `32768	60999`.
+fn parse_port_range(text: &str) -> Option<u32> {
+    let mut bounds = text.split_whitespace().map(str::parse::<u16>);
+    let (first, last) = (bounds.next()?.ok()?, bounds.next()?.ok()?);
+    Some(u32::from(last.checked_sub(first)?) + 1)
+}
+
 /// The cookie of the namespace in which this thread lives.
 ///
 /// # Errors
 /// The kernel is older than 5.14.
 pub fn home_cookie() -> io::Result<NetnsCookie> {
     netns_cookie(&Socket::new(Domain::UNIX, Type::DGRAM, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_ports_counts_both_ends() {
+        for (text, expected) in [
+            ("32768\t60999\n", Some(28_232)),
+            ("40000 40000", Some(1)),
+            ("2 1", None),
+            ("1", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_port_range(text), expected, "{text:?}");
+        }
+    }
 }
