@@ -17,7 +17,7 @@ use crate::snapshot::routes::{HttpRoute, WeightedDestination};
 use super::delegate::merge_rule;
 use super::host;
 use super::ledger::{Ledger, patterns_in, patterns_of};
-use super::matcher::{MESH, depends_on_client};
+use super::matcher::depends_on_client;
 use super::rule::{Place, Problems};
 use super::virtual_service::{HttpRule, L4Match, L4Rule, MatchElement, MeshRules, destinations_of};
 use super::visibility::ExportTo;
@@ -309,30 +309,12 @@ impl RuleReader<'_> {
     fn gateway_names(&self, names: &[String], object: &Object<VirtualService>) -> Vec<String> {
         let names = names.iter();
         names
-            .map(|name| gateway_name(name, &object.meta.namespace))
+            .map(|name| host::gateway_name(name, &object.meta.namespace))
             .collect()
     }
 
     fn full_name(&self, name: &str, object: &Object<VirtualService>) -> String {
         host::expand(name, &object.meta.namespace, &self.mesh.domain).to_ascii_lowercase()
-    }
-}
-
-/// A Gateway's name as `namespace/name`. Source: Istio, `resolveGatewayName` in
-/// pilot/pkg/model/push_context.go.
-fn gateway_name(name: &str, own_namespace: &str) -> String {
-    if name == MESH {
-        return name.to_owned();
-    }
-    match (name.split_once('/'), name.split_once('.')) {
-        (Some((".", rest)), _) => format!("{own_namespace}/{rest}"),
-        (Some(_), _) => name.to_owned(),
-        // The old form `name.namespace.svc.domain`.
-        (None, Some((first, rest))) => {
-            let namespace = rest.split('.').next().unwrap_or(rest);
-            format!("{namespace}/{first}")
-        }
-        (None, None) => format!("{own_namespace}/{name}"),
     }
 }
 
@@ -378,23 +360,4 @@ fn l4_match(
 fn parse_subnet(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok().map(|net| net.trunc());
     net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gateways_are_named_by_namespace_and_name() {
-        for (written, expected) in [
-            ("mesh", "mesh"),
-            ("gw", "ns1/gw"),
-            ("other/gw", "other/gw"),
-            ("./gw", "ns1/gw"),
-            ("gw.other.svc.cluster.local", "other/gw"),
-            ("gw.other", "other/gw"),
-        ] {
-            assert_eq!(gateway_name(written, "ns1"), expected, "{written}");
-        }
-    }
 }

@@ -10,6 +10,7 @@ pub mod duration;
 mod fields;
 mod layer;
 mod mesh;
+mod mesh_config;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,7 +24,8 @@ use serde_json::json;
 pub use budget::NamespaceBudget;
 pub use fields::SettingsError;
 pub use layer::{Layer, source_of};
-pub use mesh::{AccessLogEncoding, MeshConfig, MeshKeepalive, MeshSettings};
+pub use mesh::{AccessLogEncoding, MeshKeepalive, MeshSettings};
+pub use mesh_config::MeshConfig;
 
 /// Everything `mizzen run` needs to know, merged: flag, then environment, then
 /// settings file, then default.

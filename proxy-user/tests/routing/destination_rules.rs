@@ -39,13 +39,13 @@ fn rule_for(mesh: &Mesh, pod: &str) -> String {
     };
     let table = scope.route_table(destination).expect("it is HTTP");
     let host = table.find("a.ns1.svc.cluster.local").expect("its host");
-    match &host.routes[0].action {
-        RouteAction::Forward(forward) => match &forward.destinations[0].cluster {
-            ClusterRef::Known(cluster) => cluster.variant.to_string(),
-            other => panic!("a cluster expected, found {other:?}"),
-        },
-        other => panic!("a forward expected, found {other:?}"),
-    }
+    let RouteAction::Forward(forward) = &host.routes[0].action else {
+        panic!("a forward expected, found {:?}", host.routes[0].action);
+    };
+    let ClusterRef::Known(cluster) = &forward.destinations[0].cluster else {
+        panic!("the service has a cluster");
+    };
+    cluster.variant.to_string()
 }
 
 #[test]

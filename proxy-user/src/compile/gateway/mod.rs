@@ -160,7 +160,7 @@ fn target_ports(
     gateways: &[&Gateway],
 ) -> BTreeMap<u16, u16> {
     let servers = gateways.iter().flat_map(|gateway| &gateway.spec.servers);
-    let ports = servers.filter_map(|server| port_number(server));
+    let ports = servers.filter_map(port_number);
     let ports: BTreeSet<u16> = ports.collect();
     let ips = pod_ips(pod);
     let mut targets = BTreeMap::new();
