@@ -232,7 +232,8 @@ fn is_in_force(set: &ObjectSet, document: &Value) -> bool {
     }
 }
 
-fn settings() -> CompileSettings {
+/// Those of every case.
+pub(super) fn settings() -> CompileSettings {
     CompileSettings {
         node: "node-1".to_owned(),
         mesh: MeshSettings::default(),

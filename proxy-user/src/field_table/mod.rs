@@ -6,6 +6,7 @@
 
 mod case;
 mod rules;
+mod settings;
 mod table;
 
 use std::collections::BTreeSet;
@@ -26,6 +27,9 @@ use table::{Claim, Row, Table, tables};
 /// What a kind's status is called in paths.
 const STATUS: &str = "status";
 
+/// The table of Mizzen's own settings.
+const SETTINGS: &str = "Settings";
+
 fn paths_of<S: Resource>() -> BTreeSet<String> {
     let mut paths = field_paths::<S>();
     let status = field_paths::<S::Status>();
@@ -42,8 +46,10 @@ fn schema(name: &str) -> BTreeSet<String> {
             .map(|path| format!("metadata.{path}"))
             .collect();
     }
-    if name == case::MESH_CONFIG {
-        return mesh_schema();
+    match name {
+        case::MESH_CONFIG => return mesh_schema(),
+        SETTINGS => return settings_schema(),
+        _ => {}
     }
     let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
     match kind.expect("a table has a kind's name, or is metadata.yaml") {
@@ -68,24 +74,31 @@ fn schema(name: &str) -> BTreeSet<String> {
     }
 }
 
-/// Keys of the mesh's settings, as the reader of a settings file knows them.
+/// Keys that the reader of a settings file knows after this beginning of a text.
+fn keys(beginning: &str) -> Vec<String> {
+    let end = "}".repeat(beginning.matches('{').count());
+    let text = format!("{beginning}nobodyKnowsThis: 1{end}");
+    let error = Layer::parse_file("file", &text).expect_err("no such key");
+    let error = error.to_string();
+    let (_, names) = error
+        .split_once("known are ")
+        .expect("it says which keys there are");
+    names.split(", ").map(str::to_owned).collect()
+}
+
+/// Keys of Mizzen's own settings; those of `mesh` have a table of their own.
+fn settings_schema() -> BTreeSet<String> {
+    let mut paths: BTreeSet<String> = keys("").into_iter().collect();
+    let budgets = keys("namespaceBudget: {");
+    paths.extend(budgets.iter().map(|key| format!("namespaceBudget.{key}")));
+    paths
+}
+
+/// Keys of the mesh's settings.
 fn mesh_schema() -> BTreeSet<String> {
-    let known = |inside: &str| -> Vec<String> {
-        let text = format!(
-            "mesh: {}nobodyKnowsThis: 1{}",
-            inside,
-            "}".repeat(inside.matches('{').count())
-        );
-        let error = Layer::parse_file("file", &text).expect_err("no such key");
-        let error = error.to_string();
-        let (_, names) = error
-            .split_once("known are ")
-            .expect("it says which keys there are");
-        names.split(", ").map(str::to_owned).collect()
-    };
-    let mut paths: BTreeSet<String> = known("{").into_iter().collect();
+    let mut paths: BTreeSet<String> = keys("mesh: {").into_iter().collect();
     for block in ["outboundTrafficPolicy", "tcpKeepalive"] {
-        let names = known(&format!("{{{block}: {{"));
+        let names = keys(&format!("mesh: {{{block}: {{"));
         paths.extend(names.iter().map(|name| format!("{block}.{name}")));
     }
     for (block, fields) in [
@@ -128,7 +141,9 @@ fn every_kind_has_a_table() {
     for kind in Kind::ALL {
         assert!(names.contains(kind.as_str()), "docs/fields/{kind}.yaml");
     }
-    assert!(names.contains("metadata") && names.contains(case::MESH_CONFIG));
+    for other in ["metadata", case::MESH_CONFIG, SETTINGS] {
+        assert!(names.contains(other), "docs/fields/{other}.yaml");
+    }
 }
 
 #[test]
