@@ -6,6 +6,7 @@
 
 mod bench;
 mod case;
+mod mesh;
 
 use bench::Bench;
 use case::{Ask, Case, cases};
