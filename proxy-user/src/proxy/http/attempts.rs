@@ -5,23 +5,22 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{HOST, TRANSFER_ENCODING};
-use http::uri::{PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::header::EXPECT;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::call::Call;
-use super::forward::{ChangedHead, Plan, needs_explicit_chunked};
-use super::headers::{ATTEMPT_COUNT, EXPECTED_TIMEOUT};
+use super::forward::Plan;
+use super::headers::{self, ATTEMPT_COUNT, EXPECTED_TIMEOUT};
 use super::request_body::RequestStream;
 use super::response_body::Deadline;
 use super::shadow;
 use crate::proxy::policy::retry::{self, Outcome};
 use crate::proxy::policy::timeout::{self, Timeouts};
 use crate::proxy::upstream::{
-    Kind, Lease, PickContext, RequestBody, RetryPermit, TrafficError, UpstreamBody, WireProtocol,
+    Kind, Lease, PickContext, RequestBody, RetryPermit, TrafficError, UpstreamBody,
+    UpstreamRequest, WireProtocol,
 };
-use crate::snapshot::policy::RetryOn;
 use crate::telemetry::ResponseFlags;
 
 /// Why there is no response.
@@ -46,8 +45,8 @@ pub(crate) struct Attempts<'a> {
     deadline: Option<Deadline>,
     tried: Vec<SocketAddr>,
     retries: u32,
-    /// The head went out with the last attempt and cannot be sent again.
-    is_head_gone: bool,
+    /// A 1xx answer has gone to the client: this attempt is the last.
+    has_informed: bool,
     /// Held while a retry is under way.
     permit: Option<RetryPermit>,
 }
@@ -90,7 +89,7 @@ impl<'a> Attempts<'a> {
             deadline,
             tried: Vec::new(),
             retries: 0,
-            is_head_gone: false,
+            has_informed: false,
             permit: None,
         }
     }
@@ -148,7 +147,7 @@ impl<'a> Attempts<'a> {
             .stream
             .as_ref()
             .is_none_or(|stream| stream.is_replayable());
-        if !retry::is_retriable(policy, outcome) || !is_replayable || self.is_head_gone {
+        if !retry::is_retriable(policy, outcome) || !is_replayable || self.has_informed {
             return Next::Done;
         }
         if self.retries >= policy.attempts {
@@ -167,7 +166,7 @@ impl<'a> Attempts<'a> {
             hash: self.hash,
             tried: &self.tried,
             client_protocol: call.received.protocol,
-            is_upgrade: call.on_upgrade.is_some(),
+            is_upgrade: call.is_websocket,
             original_dst: call.connection.facts.original_dst,
             bind: call.connection.facts.bound_source(),
         };
@@ -199,7 +198,29 @@ impl<'a> Attempts<'a> {
         call: &mut Call<'_>,
         lease: Lease,
     ) -> Result<Response<UpstreamBody>, Failure> {
-        let request = self.request(call, lease.protocol());
+        let body = self.change_head(call);
+        let connection = call.connection;
+        if lease.protocol() == WireProtocol::Http2
+            && self.stream.is_some()
+            && expects_continue(call)
+        {
+            // hyper drops an HTTP/2 endpoint's own 100, and the client may wait for it.
+            connection.push_early(StatusCode::CONTINUE, HeaderMap::new());
+        }
+        let mut has_informed = false;
+        let mut informational = |status, mut headers| {
+            has_informed = true;
+            headers::strip_informational(&mut headers);
+            connection.push_early(status, headers);
+        };
+        let plan = self.plan;
+        let request = UpstreamRequest {
+            method: &call.received.method,
+            target: &plan.changed.target,
+            authority: &plan.changed.authority,
+            headers: &call.headers,
+            body,
+        };
         let reporter = if self.deadline.is_some() || self.timeouts.per_try.is_some() {
             lease.reporter()
         } else {
@@ -208,7 +229,7 @@ impl<'a> Attempts<'a> {
         let (stream, begun) = (self.stream.clone(), Instant::now());
         let per_try = self.timeouts.per_try;
         let sending = async {
-            let sending = lease.send(request);
+            let sending = lease.send(request, &mut informational);
             let Some(per_try) = per_try else {
                 return sending.await.map_err(Failure::Traffic);
             };
@@ -230,6 +251,7 @@ impl<'a> Attempts<'a> {
         {
             reporter.report_timeout();
         }
+        self.has_informed |= has_informed;
         sent
     }
 
@@ -243,92 +265,33 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Headers are needed again for another attempt and for response operations. Istio's
-    /// default policy repeats nothing that HTTP/1.1 has sent, except by gRPC status.
-    fn is_last_use(&self, call: &Call<'_>, protocol: WireProtocol) -> bool {
-        let may_repeat = self.plan.retry.is_some_and(|policy| {
-            protocol == WireProtocol::Http2
-                || call.exchange.is_grpc()
-                || policy.on != RetryOn::DEFAULT
-                || !policy.status_codes.is_empty()
-        });
-        !may_repeat && self.plan.ops.is_empty()
-    }
-
-    fn request(&mut self, call: &mut Call<'_>, protocol: WireProtocol) -> Request<RequestBody> {
-        self.is_head_gone = self.is_last_use(call, protocol);
-        let mut headers = if self.is_head_gone {
-            std::mem::take(&mut call.headers)
-        } else {
-            call.headers.clone()
-        };
+    /// What an attempt says about itself, and the body that it sends.
+    fn change_head(&self, call: &mut Call<'_>) -> RequestBody {
+        let headers = &mut call.headers;
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
         let ended = self
             .stream
             .as_ref()
             .map_or(Some(self.begun), |stream| stream.ended_at());
-        let elapsed = ended.map_or(Duration::ZERO, |ended| ended.max(self.begun).elapsed());
-        if let Some(left) = timeout::expected(self.timeouts, elapsed) {
+        let elapsed = || {
+            let ended = ended.map(|ended| ended.max(self.begun).elapsed());
+            ended.unwrap_or(Duration::ZERO)
+        };
+        let has_timeout = self.timeouts.whole.is_some() || self.timeouts.per_try.is_some();
+        if has_timeout && let Some(left) = timeout::expected(self.timeouts, elapsed()) {
             let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
         }
-        let body = match &self.stream {
-            Some(stream) => {
-                if protocol == WireProtocol::Http1
-                    && needs_explicit_chunked(&call.received.method, stream)
-                {
-                    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                RequestBody::Stream(Box::pin(stream.reader()))
-            }
+        match &self.stream {
+            Some(stream) => RequestBody::Stream(Box::pin(stream.reader())),
             None => RequestBody::Empty,
-        };
-        build(
-            protocol,
-            call.received.method.clone(),
-            &self.plan.changed,
-            headers,
-            body,
-        )
+        }
     }
 }
 
-/// A request in the form that the connection speaks.
-pub(crate) fn build(
-    protocol: WireProtocol,
-    method: Method,
-    head: &ChangedHead,
-    headers: HeaderMap,
-    body: RequestBody,
-) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.headers_mut() = headers;
-    let absolute = match protocol {
-        WireProtocol::Http1 => None,
-        WireProtocol::Http2 => absolute(&head.authority, &head.target),
-    };
-    match absolute {
-        Some(uri) => {
-            *request.uri_mut() = uri;
-            *request.version_mut() = Version::HTTP_2;
-        }
-        // HTTP/1.1, or an authority that is no URI's: it goes as `host` then.
-        None => {
-            *request.uri_mut() = Uri::from(head.target.clone());
-            request.headers_mut().insert(HOST, head.authority.clone());
-        }
-    }
-    request
-}
-
-fn absolute(authority: &HeaderValue, target: &PathAndQuery) -> Option<Uri> {
-    Uri::builder()
-        .scheme(Scheme::HTTP)
-        .authority(authority.as_bytes())
-        .path_and_query(target.clone())
-        .build()
-        .ok()
+fn expects_continue(call: &Call<'_>) -> bool {
+    let value = call.headers.get(EXPECT);
+    value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn is_without_endpoint(acquired: &Result<Lease, TrafficError>) -> bool {

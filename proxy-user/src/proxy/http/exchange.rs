@@ -10,13 +10,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::USER_AGENT;
-use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
-use super::client_io::ClientState;
 use super::headers::{self, FORWARDED_FOR, REQUEST_ID};
 use super::request_body::RequestStream;
 use crate::net::OriginalDst;
+use crate::proxy::http1::head::RequestHead;
 use crate::proxy::policy::retry::grpc_status;
 use crate::proxy::{ArcRecorder, PodContext};
 use crate::telemetry::record::{RequestProtocol, WorkloadLabels};
@@ -49,7 +48,6 @@ pub(crate) struct Exchange {
     recorder: ArcRecorder,
     started: Instant,
     request: Option<Rc<RequestStream>>,
-    client: Option<Arc<ClientState>>,
     has_answer_begun: bool,
     is_closed: bool,
 }
@@ -63,23 +61,18 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    /// A request whose head is complete. `client`: HTTP/1.1 connections, whose requests
-    /// come one after the other.
+    /// A request whose head is complete.
     pub(crate) fn open(
         pod: &PodContext,
         remote: SocketAddr,
         dialled: OriginalDst,
-        client: Option<Arc<ClientState>>,
-        head: &Parts,
+        head: &RequestHead,
     ) -> Box<Self> {
         let text = |name| {
             let value = head.headers.get(name)?.as_bytes();
             Some(String::from_utf8_lossy(value).into_owned().into_boxed_str())
         };
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("", |target| target.as_str());
+        let target = head.target_text();
         let head_bytes =
             headers::wire_len(&head.headers) + (head.method.as_str().len() + target.len()) as u64;
         let record = RequestRecord {
@@ -124,32 +117,9 @@ impl Exchange {
             recorder: pod.recorder.clone(),
             started: Instant::now(),
             request: None,
-            client,
             has_answer_begun: false,
             is_closed: false,
         })
-    }
-
-    /// Records bytes that hyper could not read as a request and answered itself.
-    pub(crate) fn malformed(
-        pod: &PodContext,
-        remote: SocketAddr,
-        dialled: OriginalDst,
-        error: &hyper::Error,
-    ) {
-        let (head, ()) = http::Request::new(()).into_parts();
-        let mut this = Self::open(pod, remote, dialled, None, &head);
-        let (code, details) = if error.is_parse_too_large() {
-            (431, "http1.headers_too_large")
-        } else {
-            (400, "http1.codec_error")
-        };
-        this.record.method = Box::default();
-        this.record.path = Box::default();
-        this.record.response_code = code;
-        this.record.details = Cow::Borrowed(details);
-        this.add_flags(ResponseFlags::DPE);
-        this.close();
     }
 
     /// A gRPC request by its content type.
@@ -188,9 +158,6 @@ impl Exchange {
         self.record.grpc_status = grpc_status(headers);
         self.record.response_bytes = headers::wire_len(headers);
         self.has_answer_begun = true;
-        if let Some(client) = &self.client {
-            client.set_responding();
-        }
     }
 
     /// Body bytes to the client.
@@ -217,9 +184,6 @@ impl Exchange {
         }
         record.request_bytes += record.bytes_received;
         record.response_bytes += record.bytes_sent;
-        if let Some(client) = &self.client {
-            client.set_idle();
-        }
         self.recorder.0.request(record);
     }
 }

@@ -133,6 +133,13 @@ pub(crate) fn finish_response(headers: &mut HeaderMap, service_time: Duration, i
     headers.insert(SERVICE_TIME, HeaderValue::from(millis));
 }
 
+/// Makes a 1xx answer of an upstream one of this hop.
+pub(crate) fn strip_informational(headers: &mut HeaderMap) {
+    if scan(headers).is_hop_by_hop {
+        strip_hop_by_hop(headers, false);
+    }
+}
+
 /// What one pass over the names found.
 struct Found {
     is_hop_by_hop: bool,

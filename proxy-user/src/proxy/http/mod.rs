@@ -7,7 +7,6 @@
 mod action;
 mod attempts;
 mod call;
-mod client_io;
 mod exchange;
 mod forward;
 mod fuzz;
@@ -21,6 +20,7 @@ mod request_body;
 mod response_body;
 mod route;
 mod serve;
+mod server;
 mod shadow;
 mod strict;
 #[cfg(test)]

@@ -468,7 +468,7 @@ async fn an_http2_stream_with_too_many_headers_is_reset() {
 }
 
 #[tokio::test]
-async fn what_hyper_refuses_is_recorded_too() {
+async fn bytes_that_are_no_request_are_recorded_too() {
     local(async {
         let mesh = Mesh::start(vec![]).await;
         let answer = mesh.raw("GET / HTTP/1.1\r\nbad header\r\n\r\n").await;
