@@ -1,8 +1,12 @@
 //! Attempts of one request: pick, connect, send, wait, and again where the route's
 //! retry policy says so. Start at [`Attempts::run`].
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -21,6 +25,7 @@ use crate::proxy::upstream::{
     Kind, Lease, PickContext, RequestBody, RetryPermit, TrafficError, UpstreamBody,
     UpstreamRequest, WireProtocol,
 };
+use crate::snapshot::policy::RetryPolicy;
 use crate::telemetry::ResponseFlags;
 
 /// Why there is no response.
@@ -44,6 +49,8 @@ pub(crate) struct Attempts<'a> {
     stream: Option<Rc<RequestStream>>,
     deadline: Option<Deadline>,
     tried: Vec<SocketAddr>,
+    /// Of the last attempt.
+    picked: Option<SocketAddr>,
     retries: u32,
     /// A 1xx answer has gone to the client: this attempt is the last.
     has_informed: bool,
@@ -88,6 +95,7 @@ impl<'a> Attempts<'a> {
             stream,
             deadline,
             tried: Vec::new(),
+            picked: None,
             retries: 0,
             has_informed: false,
             permit: None,
@@ -132,7 +140,11 @@ impl<'a> Attempts<'a> {
             drop(outcome);
             self.retries += 1;
             call.exchange.record.retry_count = self.retries;
-            if before(&mut self.deadline, sleep(wait)).await.is_none() {
+            self.note_tried();
+            if before(&mut self.deadline, pin!(sleep(wait)))
+                .await
+                .is_none()
+            {
                 return Err(Failure::RouteTimeout);
             }
         }
@@ -170,8 +182,11 @@ impl<'a> Attempts<'a> {
             original_dst: call.connection.facts.original_dst,
             bind: call.connection.facts.bound_source(),
         };
-        let acquire = pod.upstreams.acquire(self.plan.cluster, &context);
-        let Some(acquired) = before(&mut self.deadline, acquire).await else {
+        let acquired = {
+            let acquire = pin!(pod.upstreams.acquire(self.plan.cluster, &context));
+            before(&mut self.deadline, acquire).await
+        };
+        let Some(acquired) = acquired else {
             return Err(Failure::RouteTimeout);
         };
         if self.retries == 0 && !is_without_endpoint(&acquired) {
@@ -184,11 +199,11 @@ impl<'a> Attempts<'a> {
                 let record = &mut call.exchange.record;
                 record.service = pod.upstreams.service_labels(self.plan.cluster);
                 record.upstream_host = error.upstream;
-                self.note_tried(error.upstream);
+                self.picked = error.upstream;
                 return Err(Failure::Traffic(error));
             }
         };
-        self.note_tried(Some(lease.endpoint().address));
+        self.picked = Some(lease.endpoint().address);
         note_lease(call, &lease);
         self.send(call, lease).await
     }
@@ -207,9 +222,9 @@ impl<'a> Attempts<'a> {
             // hyper drops an HTTP/2 endpoint's own 100, and the client may wait for it.
             connection.push_early(StatusCode::CONTINUE, HeaderMap::new());
         }
-        let mut has_informed = false;
+        let has_informed = Cell::new(false);
         let mut informational = |status, mut headers| {
-            has_informed = true;
+            has_informed.set(true);
             headers::strip_informational(&mut headers);
             connection.push_early(status, headers);
         };
@@ -226,49 +241,49 @@ impl<'a> Attempts<'a> {
         } else {
             None
         };
-        let (stream, begun) = (self.stream.clone(), Instant::now());
-        let per_try = self.timeouts.per_try;
-        let sending = async {
-            let sending = lease.send(request, &mut informational);
-            let Some(per_try) = per_try else {
-                return sending.await.map_err(Failure::Traffic);
-            };
-            let too_late = async {
-                let ended = end_of(stream.as_deref(), begun).await;
-                sleep_until(ended + per_try).await;
-            };
-            tokio::select! {
-                biased;
-                sent = sending => sent.map_err(Failure::Traffic),
-                () = too_late => Err(Failure::PerTryTimeout),
+        let mut sending = pin!(lease.send(request, &mut informational));
+        let sent = match self.timeouts.per_try {
+            None => before(&mut self.deadline, sending.as_mut())
+                .await
+                .map(|sent| sent.map_err(Failure::Traffic)),
+            Some(per_try) => {
+                let (stream, begun) = (self.stream.clone(), Instant::now());
+                let too_late = async {
+                    let ended = end_of(stream.as_deref(), begun).await;
+                    sleep_until(ended + per_try).await;
+                };
+                let either = pin!(async {
+                    tokio::select! {
+                        biased;
+                        sent = sending.as_mut() => sent.map_err(Failure::Traffic),
+                        () = too_late => Err(Failure::PerTryTimeout),
+                    }
+                });
+                before(&mut self.deadline, either).await
             }
         };
-        let sent = before(&mut self.deadline, sending)
-            .await
-            .unwrap_or(Err(Failure::RouteTimeout));
+        let sent = sent.unwrap_or(Err(Failure::RouteTimeout));
         if let (Err(Failure::PerTryTimeout | Failure::RouteTimeout), Some(reporter)) =
             (&sent, reporter)
         {
             reporter.report_timeout();
         }
-        self.has_informed |= has_informed;
+        self.has_informed |= has_informed.get();
         sent
     }
 
-    fn note_tried(&mut self, address: Option<SocketAddr>) {
-        if self
-            .plan
-            .retry
-            .is_some_and(|policy| policy.skip_previous_hosts)
-        {
-            self.tried.extend(address);
+    /// The endpoint of the last attempt shall be avoided by the next one.
+    fn note_tried(&mut self) {
+        let skips = |policy: &RetryPolicy| policy.skip_previous_hosts;
+        if self.plan.retry.is_some_and(skips) {
+            self.tried.extend(self.picked);
         }
     }
 
     /// What an attempt says about itself, and the body that it sends.
     fn change_head(&self, call: &mut Call<'_>) -> RequestBody {
         let headers = &mut call.headers;
-        headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
+        headers.insert(ATTEMPT_COUNT, headers::number(u64::from(self.retries) + 1));
         let ended = self
             .stream
             .as_ref()
@@ -317,14 +332,20 @@ async fn end_of(stream: Option<&RequestStream>, begun: Instant) -> Instant {
     }
 }
 
-/// The output of `work`, or `None` if the deadline comes first.
-async fn before<T>(deadline: &mut Option<Deadline>, work: impl Future<Output = T>) -> Option<T> {
-    let Some(deadline) = deadline else {
-        return Some(work.await);
-    };
-    tokio::select! {
-        biased;
-        done = work => Some(done),
-        () = deadline => None,
-    }
+/// The output of `work`, or `None` if the deadline comes first. Pinned where it was made:
+/// moving futures of this size costs as much as parsing a head.
+async fn before<F: Future>(
+    deadline: &mut Option<Deadline>,
+    mut work: Pin<&mut F>,
+) -> Option<F::Output> {
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        match deadline {
+            Some(deadline) => deadline.as_mut().poll(cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }

@@ -18,6 +18,7 @@ use super::reply;
 use super::request_body::{BodyFault, RequestStream};
 use super::response_body::ResponseBody;
 use super::upgrade::Tunnel;
+use crate::proxy::http1::head::recycle;
 use crate::proxy::http1::target::Target;
 use crate::proxy::policy::cors;
 use crate::proxy::policy::header_ops::{self, HeaderViews};
@@ -140,7 +141,7 @@ pub(crate) async fn forward(mut call: Call<'_>, plan: Plan<'_>) -> Response<Resp
         },
     );
     let stream = start_body(&mut call, &plan);
-    let begun = Instant::now();
+    let begun = call.exchange.begun();
     let mut attempts = Attempts::new(&plan, timeouts, hash, begun, stream.clone());
     let outcome = attempts.run(&mut call).await;
     if let Some(stream) = &stream {
@@ -201,6 +202,7 @@ fn start_body(call: &mut Call<'_>, plan: &Plan<'_>) -> Option<std::rc::Rc<Reques
         incoming,
         plan.retry.is_some(),
         call.received.protocol == WireProtocol::Http2,
+        call.exchange.is_grpc(),
     );
     call.exchange.set_request(std::rc::Rc::clone(&stream));
     call.body = Some(CallBody::Streaming(std::rc::Rc::clone(&stream)));
@@ -233,7 +235,7 @@ fn finish_head(
     let record = &mut call.exchange.record;
     record.details = "via_upstream".into();
     record.upstream_service_time = Some(service_time);
-    call.headers = head.headers;
+    recycle(std::mem::replace(&mut call.headers, head.headers));
     (head.status, body)
 }
 

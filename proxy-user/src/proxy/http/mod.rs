@@ -10,6 +10,7 @@ mod call;
 mod exchange;
 mod forward;
 mod fuzz;
+mod grpc_messages;
 mod hash_key;
 pub(crate) mod headers;
 pub(crate) mod local_reply;
@@ -29,6 +30,8 @@ mod testing;
 mod tests;
 #[cfg(test)]
 mod tests_policy;
+#[cfg(test)]
+mod tests_wire;
 mod upgrade;
 
 pub use fuzz::fuzz_entry;

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::grpc_messages::GrpcMessages;
 use super::mirror_body::{MirrorQueue, MirrorReader};
 use crate::proxy::http1;
 pub(crate) use crate::proxy::http1::server::BodyFault;
@@ -97,6 +98,8 @@ struct State {
     trailers: Option<http::HeaderMap>,
     keeps_trailers: bool,
     mirrors: Vec<Rc<MirrorQueue>>,
+    /// Of gRPC requests.
+    messages: Option<GrpcMessages>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +114,13 @@ enum Keeping {
 
 impl RequestStream {
     /// `keeps`: attempts may follow the first. `keeps_trailers`: the client speaks
-    /// HTTP/2; trailers of HTTP/1.1 are dropped.
-    pub(crate) fn new(incoming: ClientBody, keeps: bool, keeps_trailers: bool) -> Rc<Self> {
+    /// HTTP/2; trailers of HTTP/1.1 are dropped. `is_grpc`: its messages are counted.
+    pub(crate) fn new(
+        incoming: ClientBody,
+        keeps: bool,
+        keeps_trailers: bool,
+        is_grpc: bool,
+    ) -> Rc<Self> {
         let too_large = incoming.size_hint().lower() > BODY_MAX_BYTES as u64;
         let keeping = match (keeps, too_large) {
             (false, _) => Keeping::Nothing,
@@ -131,6 +139,7 @@ impl RequestStream {
                 trailers: None,
                 keeps_trailers,
                 mirrors: Vec::new(),
+                messages: is_grpc.then(GrpcMessages::default),
             }),
             received: Cell::new(0),
             ended_at: Cell::new(None),
@@ -142,6 +151,12 @@ impl RequestStream {
     /// Body bytes that came from the client.
     pub(crate) fn received(&self) -> u64 {
         self.received.get()
+    }
+
+    /// gRPC messages that came from the client.
+    pub(crate) fn messages(&self) -> u64 {
+        let state = self.state.borrow();
+        state.messages.as_ref().map_or(0, GrpcMessages::count)
     }
 
     /// When the last byte came, if it did.
@@ -254,6 +269,9 @@ impl RequestStream {
         match frame.into_data() {
             Ok(chunk) => {
                 self.received.set(self.received.get() + chunk.len() as u64);
+                if let Some(messages) = &mut state.messages {
+                    messages.read(&chunk);
+                }
                 state.keep(&chunk);
                 for mirror in &state.mirrors {
                     mirror.push(&chunk);

@@ -140,7 +140,7 @@ impl ResponseBody {
             return Some(frame);
         };
         if let Some(data) = frame.data_ref() {
-            exchange.count_sent(data.len());
+            exchange.count_sent(data);
             return Some(frame);
         }
         if let Some(trailers) = frame.trailers_ref() {

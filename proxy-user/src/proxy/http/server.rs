@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::request_body::ClientBody;
 use super::response_body::{BrokenOff, ResponseBody};
 use super::serve::{self, Connection};
-use crate::proxy::http1::head::{Framing, RequestHead};
+use crate::proxy::http1::head::{Framing, RequestHead, recycle};
 use crate::proxy::http1::server::{Received, ServerWire};
 use crate::proxy::http1::write::{Outgoing, SentLength, write_informational, write_response};
 
@@ -31,7 +31,8 @@ use crate::proxy::http1::write::{Outgoing, SentLength, write_informational, writ
 const HALF_CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// How often the socket of such a client is asked for an error.
 const ERROR_CHECK_PERIOD: Duration = Duration::from_millis(250);
-/// A connection without a request closes after this (Envoy's `idle_timeout`).
+/// A connection without a request closes after this, or up to twice as late (Envoy's
+/// `idle_timeout`).
 const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// A connection that we close is read for so long, or its client might lose the answer to a
 /// reset (RFC 9112 section 9.6; Envoy's `delayed_close_timeout`).
@@ -56,14 +57,14 @@ pub(super) async fn serve(connection: &Connection, stream: TcpStream, peeked: By
     let mut draining = connection.pod.draining.clone();
     let mut drained = pin!(serve::wait_for_drain(&mut draining));
     let mut idle = pin!(sleep(IDLE_MAX));
-    let mut last_active = Instant::now();
+    let mut was_active = false;
     loop {
         let received = poll_fn(|cx| {
             if let Poll::Ready(received) = wire.poll_head(cx) {
                 return Poll::Ready(received);
             }
             let is_over = (wire.is_between_requests() && drained.as_mut().poll(cx).is_ready())
-                || poll_idle(idle.as_mut(), last_active, cx).is_ready();
+                || poll_idle(idle.as_mut(), &mut was_active, cx).is_ready();
             if is_over {
                 return Poll::Ready(Received::Ended);
             }
@@ -82,7 +83,7 @@ pub(super) async fn serve(connection: &Connection, stream: TcpStream, peeked: By
                 serve_one(&wire, connection, head, framing, &is_draining).await
             }
         };
-        last_active = Instant::now();
+        was_active = true;
         if let Some(tunnel) = connection.take_tunnel()
             && let Some((client, rest)) = wire.close()
         {
@@ -100,15 +101,15 @@ pub(super) async fn serve(connection: &Connection, stream: TcpStream, peeked: By
     }
 }
 
-/// Ready when the connection has been idle for too long. The timer is set anew only when
-/// it fires, not for each request.
-fn poll_idle(mut idle: Pin<&mut Sleep>, last_active: Instant, cx: &mut Context<'_>) -> Poll<()> {
+/// Ready when the connection has been idle for too long: for a whole period of a timer that
+/// is not set anew for each request.
+fn poll_idle(mut idle: Pin<&mut Sleep>, was_active: &mut bool, cx: &mut Context<'_>) -> Poll<()> {
     loop {
         ready!(idle.as_mut().poll(cx));
-        if last_active.elapsed() >= IDLE_MAX {
+        if !std::mem::take(was_active) {
             return Poll::Ready(());
         }
-        idle.as_mut().reset(last_active + IDLE_MAX);
+        idle.as_mut().reset(Instant::now() + IDLE_MAX);
     }
 }
 
@@ -223,14 +224,8 @@ impl Answer {
         let length = sent_length(method, head.status, exact);
         let closes = closes || says_close(&head.headers);
         let out = outgoing.head();
-        write_response(
-            out,
-            head.status,
-            &head.headers,
-            length,
-            closes,
-            SystemTime::now(),
-        );
+        write_response(out, head.status, &head.headers, length, closes);
+        recycle(head.headers);
         Self {
             outgoing,
             body,

@@ -5,9 +5,11 @@
 //! and what it lets through and Envoy does not is refused here. Source: Envoy's HTTP/1
 //! codec, RFC 9112.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::length::{self, BodyLength};
@@ -22,7 +24,32 @@ const HEAD_MAX_BYTES: usize = HEADERS_MAX_BYTES + 4 * HEADERS_MAX_LINES + 64;
 /// Empty lines before a request line, which RFC 9112 2.2 lets a server skip.
 const EMPTY_LINES_MAX_BYTES: usize = 16;
 /// Headers that a hop adds; room for them saves growing the map.
-const ROOM_FOR_MORE: usize = 6;
+const ROOM_FOR_MORE: usize = 3;
+/// Emptied maps that a thread keeps for its next heads, and the largest that is kept.
+const SPARE_MAPS_MAX: usize = 64;
+const SPARE_MAP_MAX_LINES: usize = 48;
+
+thread_local! {
+    static SPARE_MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Gives the memory of a map that nobody needs to a later head.
+pub(crate) fn recycle(mut headers: HeaderMap) {
+    if headers.capacity() > SPARE_MAP_MAX_LINES {
+        return;
+    }
+    headers.clear();
+    SPARE_MAPS.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_MAPS_MAX {
+            spare.push(headers);
+        }
+    });
+}
+
+fn empty_map(lines: usize) -> HeaderMap {
+    let spare = SPARE_MAPS.with_borrow_mut(Vec::pop);
+    spare.unwrap_or_else(|| HeaderMap::with_capacity(lines + ROOM_FOR_MORE))
+}
 
 /// Why bytes are no head that we take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -136,12 +163,15 @@ fn request_of(
     check_target(target.as_bytes())?;
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
     let (authority, target) = split_target(head, target, &method)?;
-    let headers = header_map(head, request.headers, target.len())?;
+    let (headers, named) = header_map(head, request.headers, target.len())?;
     let version = version_of(version);
     let framing = Framing {
-        length: length::of_request(&headers)?,
+        length: match named.length {
+            true => length::of_request(&headers)?,
+            false => BodyLength::Empty,
+        },
         // What follows a CONNECT may be meant for its tunnel.
-        keeps_alive: length::keeps_alive(version, &headers) && method != Method::CONNECT,
+        keeps_alive: keeps_alive(version, &headers, named) && method != Method::CONNECT,
     };
     let head = RequestHead {
         version,
@@ -170,10 +200,10 @@ fn response_of(
         return Err(HeadError::Malformed);
     };
     let status = StatusCode::from_u16(code).map_err(|_| HeadError::Malformed)?;
-    let headers = header_map(head, response.headers, 0)?;
+    let (headers, named) = header_map(head, response.headers, 0)?;
     let version = version_of(version);
     let length = length::of_response(method, status, version, &headers)?;
-    let keeps_alive = length::keeps_alive(version, &headers) && length != BodyLength::UntilClose;
+    let keeps_alive = keeps_alive(version, &headers, named) && length != BodyLength::UntilClose;
     Ok(ResponseHead {
         status,
         headers,
@@ -182,6 +212,13 @@ fn response_of(
             keeps_alive,
         },
     })
+}
+
+fn keeps_alive(version: Version, headers: &HeaderMap, named: Named) -> bool {
+    match (named.connection, version) {
+        (false, Version::HTTP_11) => true,
+        _ => length::keeps_alive(version, headers),
+    }
 }
 
 fn version_of(minor: u8) -> Version {
@@ -367,18 +404,33 @@ fn split_target(
     Ok((Some(value(authority)?), path))
 }
 
+/// Headers that a head has, so that most need not be looked for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Named {
+    /// Content-length or transfer-encoding.
+    length: bool,
+    connection: bool,
+}
+
 /// Copies no value: each is a slice of the head.
 fn header_map(
     head: &Bytes,
     lines: &[httparse::Header<'_>],
     target_len_bytes: usize,
-) -> Result<HeaderMap, HeadError> {
-    let mut headers = HeaderMap::with_capacity(lines.len() + ROOM_FOR_MORE);
+) -> Result<(HeaderMap, Named), HeadError> {
+    let mut headers = empty_map(lines.len());
+    let mut named = Named::default();
     let mut bytes = target_len_bytes;
     for line in lines {
         bytes += line.name.len() + line.value.len();
         let name =
             HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
+        match line.name.len() {
+            10 => named.connection |= name == CONNECTION,
+            14 => named.length |= name == CONTENT_LENGTH,
+            17 => named.length |= name == TRANSFER_ENCODING,
+            _ => {}
+        }
         let value = if line.value.is_empty() {
             HeaderValue::from_static("")
         } else {
@@ -390,7 +442,7 @@ fn header_map(
     if bytes > HEADERS_MAX_BYTES {
         return Err(HeadError::TooLarge);
     }
-    Ok(headers)
+    Ok((headers, named))
 }
 
 #[cfg(test)]
