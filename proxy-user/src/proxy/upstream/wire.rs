@@ -200,6 +200,7 @@ pub(super) fn classify(error: &hyper::Error, facts: &Connected, read_before: u64
         | Kind::Overflow
         | Kind::ConnectFailed
         | Kind::ConnectTimeout
+        | Kind::Forbidden
         | Kind::ConnectionTermination
         | Kind::RemoteReset
         | Kind::RefusedStream
