@@ -236,7 +236,12 @@ impl Bench {
     }
 
     fn exchange(&self, stream: &mut TcpStream, ask: &Ask) -> Answer {
-        let mut head = format!("{} HTTP/1.1\r\n", ask.send);
+        let version = if ask.send.contains(" HTTP/") {
+            ""
+        } else {
+            " HTTP/1.1"
+        };
+        let mut head = format!("{}{version}\r\n", ask.send);
         if !ask.host.is_empty() {
             head += &format!("host: {}\r\n", ask.host);
         }
