@@ -19,6 +19,7 @@ pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod daemon;
+pub mod dns;
 pub mod finding;
 pub mod kernel;
 pub mod net;

@@ -7,14 +7,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::api::TrafficPolicy;
+use crate::api::{ObjectKey, TrafficPolicy};
 use crate::settings::CompileSettings;
 use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
+use crate::snapshot::dns::{DnsEndpoints, NamedEndpoint, ResolvedNames};
 use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
 use crate::snapshot::policy::LoadBalancer;
-use crate::snapshot::{Cluster, ClusterRef, Provenance};
+use crate::snapshot::{Cluster, ClusterRef, Endpoint, Provenance};
 
 use super::destination_rule::{Rule, RuleIndex};
+use super::endpoint_change::{EndpointIndex, FollowingSet};
 use super::policy::{self, Blocks};
 use super::provenance;
 use super::registry::workload::is_selected;
@@ -91,6 +93,22 @@ pub(crate) enum ClusterProblem {
         subset: String,
         /// What applies instead.
         known: String,
+    },
+    /// Nothing is listed that DNS could resolve, or nothing with the subset's labels.
+    #[error("{host} has no endpoint to resolve{of_subset}; what goes there gets 503")]
+    NothingToResolve {
+        /// As resolved.
+        host: String,
+        /// Names the subset, or empty.
+        of_subset: String,
+    },
+    /// Subsets need endpoints with labels.
+    #[error(
+        "{host} is resolved at the time of the request and has no subsets; what goes there gets 503"
+    )]
+    SubsetOfDynamic {
+        /// As resolved.
+        host: String,
     },
 }
 
@@ -183,6 +201,29 @@ impl<'a> ClusterTable<'a> {
         services.map(|service| Arc::clone(&service.host)).collect()
     }
 
+    /// The endpoint sets that follow EndpointSlices, by Service.
+    pub(crate) fn endpoint_index(&self) -> EndpointIndex {
+        let mut index = EndpointIndex::default();
+        for (id, cell) in &self.endpoints {
+            let service = self.registry.services.get(id.service);
+            let is_meant = |service: &&Arc<Service>| service.kind == ServiceKind::Kubernetes;
+            let Some(service) = service.filter(is_meant) else {
+                continue;
+            };
+            let key = ObjectKey::new(&*service.namespace, &*service.name);
+            index.add(
+                key,
+                FollowingSet {
+                    port: id.port,
+                    labels: id.labels.clone(),
+                    drops_unhealthy: id.drops_unhealthy,
+                    cell: Arc::clone(cell),
+                },
+            );
+        }
+        index
+    }
+
     /// All clusters, in order of name and variant.
     pub(crate) fn into_clusters(self) -> Vec<Arc<Cluster>> {
         let mut clusters: Vec<Arc<Cluster>> = self
@@ -224,13 +265,34 @@ impl<'a> ClusterTable<'a> {
                 None => return Err(unknown_subset(name, wanted, rule)),
             },
         };
-        Ok(Found {
+        let found = Found {
             service,
             port,
             port_index,
             rule,
             subset,
-        })
+        };
+        match service.resolution {
+            Resolution::DynamicDns if subset.is_some() => Err(ClusterProblem::SubsetOfDynamic {
+                host: name.to_owned(),
+            }),
+            // Istio makes no DNS cluster without anything to resolve.
+            Resolution::Dns | Resolution::LogicalDns if dns_endpoints(&found).is_empty() => {
+                let rule = found.subset.and_then(|at| rule?.subset_at(at));
+                Err(ClusterProblem::NothingToResolve {
+                    host: name.to_owned(),
+                    of_subset: rule
+                        .map(|(_, _, subset)| format!(" in subset {}", subset.name))
+                        .unwrap_or_default(),
+                })
+            }
+            Resolution::Dns
+            | Resolution::LogicalDns
+            | Resolution::DynamicDns
+            | Resolution::Endpoints
+            | Resolution::Headless
+            | Resolution::OriginalDst => Ok(found),
+        }
     }
 
     fn unknown_host(&self, client: &ClientView, name: &str) -> ClusterProblem {
@@ -282,7 +344,14 @@ impl<'a> ClusterTable<'a> {
         }
         let discovery = discovery_of(service, port, &compiled.load_balancer);
         let labels = subset.map(|(_, _, subset)| &subset.labels);
-        let endpoints = self.endpoint_cell(found, labels, &blocks);
+        let dns = service
+            .resolution
+            .takes_names()
+            .then(|| Arc::new(dns_endpoints(found)));
+        let endpoints = match &dns {
+            Some(dns) => self.dns_cell(found, dns),
+            None => self.endpoint_cell(found, labels, &blocks),
+        };
         ClusterRef::Known(Arc::new(Cluster {
             name,
             variant: self.variant(service, rule),
@@ -299,6 +368,7 @@ impl<'a> ClusterTable<'a> {
             discovery,
             policy: compiled,
             endpoints,
+            dns,
             provenance: rule.and_then(|rule| cluster_provenance(rule, found.subset, port.number)),
         }))
     }
@@ -312,6 +382,23 @@ impl<'a> ClusterTable<'a> {
             return name;
         }
         Arc::from(format!("{name}@{}", service.provenance.object))
+    }
+
+    /// The cell of a DNS cluster: what is written as an address is there from the start.
+    fn dns_cell(&mut self, found: &Found<'a>, dns: &DnsEndpoints) -> Arc<EndpointCell> {
+        let subset = found.subset.and_then(|at| found.rule?.subset_at(at));
+        let id = EndpointsId {
+            service: found.service.index,
+            port: found.port.number,
+            labels: subset
+                .map(|(_, _, subset)| subset.labels.clone())
+                .unwrap_or_default(),
+            drops_unhealthy: false,
+        };
+        let cell = self.endpoints.entry(id).or_insert_with(|| {
+            Arc::new(EndpointCell::new(dns.resolved(&ResolvedNames::default())))
+        });
+        Arc::clone(cell)
     }
 
     fn endpoint_cell(
@@ -330,16 +417,47 @@ impl<'a> ClusterTable<'a> {
             return Arc::clone(known);
         }
         let all = found.service.endpoints.get(found.port_index);
-        let endpoints = all
-            .into_iter()
-            .flatten()
-            .filter(|endpoint| is_selected(&id.labels, &endpoint.workload))
-            .filter(|endpoint| !id.drops_unhealthy || endpoint.health == Health::Healthy)
-            .cloned()
-            .collect();
-        let cell = Arc::new(EndpointCell::new(EndpointSet { endpoints }));
+        let all = all.map(Vec::as_slice).unwrap_or_default();
+        let set = subset_of(all, &id.labels, id.drops_unhealthy);
+        let cell = Arc::new(EndpointCell::new(set));
         self.endpoints.insert(id, Arc::clone(&cell));
         cell
+    }
+}
+
+/// The endpoints with these labels.
+pub(super) fn subset_of(all: &[Endpoint], labels: &Labels, drops_unhealthy: bool) -> EndpointSet {
+    let endpoints = all
+        .iter()
+        .filter(|endpoint| is_selected(labels, &endpoint.workload))
+        .filter(|endpoint| !drops_unhealthy || endpoint.health == Health::Healthy)
+        .cloned()
+        .collect();
+    EndpointSet { endpoints }
+}
+
+/// What a DNS cluster is made from: everything listed that has the subset's labels.
+fn dns_endpoints(found: &Found<'_>) -> DnsEndpoints {
+    let subset = found.subset.and_then(|at| found.rule?.subset_at(at));
+    let labels = subset.map(|(_, _, subset)| &subset.labels);
+    let is_meant = |workload| labels.is_none_or(|labels| is_selected(labels, workload));
+    let service = found.service;
+    let fixed = service
+        .endpoints
+        .get(found.port_index)
+        .into_iter()
+        .flatten();
+    let named = service.named.get(found.port_index).into_iter().flatten();
+    DnsEndpoints {
+        fixed: fixed
+            .filter(|endpoint| is_meant(&endpoint.workload))
+            .cloned()
+            .collect(),
+        named: named
+            .filter(|endpoint: &&NamedEndpoint| is_meant(&endpoint.workload))
+            .cloned()
+            .collect(),
+        is_first_only: service.resolution == Resolution::LogicalDns,
     }
 }
 
@@ -389,10 +507,17 @@ fn discovery_of(service: &Service, port: &ServicePort, balancer: &LoadBalancer) 
             port: port.target_port,
         },
         Resolution::Headless => Discovery::OriginalDst { port: None },
-        Resolution::Endpoints if *balancer == LoadBalancer::Passthrough => {
+        Resolution::DynamicDns => Discovery::DynamicDns {
+            port: port.target_port.unwrap_or(port.number),
+        },
+        Resolution::Endpoints | Resolution::Dns | Resolution::LogicalDns
+            if *balancer == LoadBalancer::Passthrough =>
+        {
             Discovery::OriginalDst { port: None }
         }
         Resolution::Endpoints => Discovery::Endpoints,
+        Resolution::Dns => Discovery::Dns,
+        Resolution::LogicalDns => Discovery::LogicalDns,
     }
 }
 

@@ -17,6 +17,7 @@ mod degraded;
 mod delegate;
 mod destination_rule;
 mod diagnostics;
+pub mod endpoint_change;
 pub mod explain;
 mod facet;
 mod forward;
@@ -56,6 +57,7 @@ use crate::snapshot::{MeshDefaults, Provenance, ServiceView, Snapshot};
 
 use cluster::ClusterTable;
 use destination_rule::RuleIndex;
+pub use endpoint_change::{EndpointChange, EndpointIndex, compile_endpoints};
 use pod::PodContext;
 use registry::{Registry, Service};
 use rule::Problems;
@@ -69,6 +71,8 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Everything that does not act as written, in order of place.
     pub findings: Vec<Finding>,
+    /// Which endpoint sets follow which EndpointSlices.
+    pub endpoints: EndpointIndex,
 }
 
 /// Compiles a complete set of objects. Equal input gives equal output; whatever is
@@ -102,6 +106,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         unenforced: &unenforced,
     };
     let pods = pod::build(&context, &mut findings);
+    let endpoints = clusters.endpoint_index();
     let snapshot = Snapshot {
         mesh: mesh_defaults(&settings.mesh),
         pods,
@@ -118,7 +123,11 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     };
     findings.sort();
     findings.dedup();
-    Compiled { snapshot, findings }
+    Compiled {
+        snapshot,
+        findings,
+        endpoints,
+    }
 }
 
 fn mesh_defaults(mesh: &MeshSettings) -> MeshDefaults {
@@ -136,6 +145,7 @@ fn service_view(service: &Service) -> ServiceView {
         namespace: Arc::clone(&service.namespace),
         kind: service.kind.as_str(),
         addresses: service.addresses.clone(),
+        allocated: service.allocated.clone(),
         ports: ports
             .map(|port| (port.number, Arc::clone(&port.name), port.protocol))
             .collect(),

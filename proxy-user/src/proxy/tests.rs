@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::tls::testing::client_hello;
 use super::upstream::testing::{Loopback, cluster, endpoint};
 use super::*;
-use crate::net::{CapturedDst, NetnsCookie, OriginalDstSource, PodUid};
+use crate::net::{CapturedDst, NetnsCookie, NoNames, OriginalDstSource, PodUid};
 use crate::snapshot::clusters::ClusterRef;
 use crate::snapshot::listeners::{Destination, Protocol, ScopeView};
 use crate::snapshot::policy::ConnectionPool;
@@ -407,6 +407,7 @@ fn a_panic_ends_its_own_connection_and_nothing_else() {
         id: 1,
         snapshot: reader,
         original_dsts: Arc::new(Fragile::default()),
+        names: Arc::new(NoNames),
         recorder: Arc::new(FakeRecorder::default()),
         heartbeat: Box::new(Beats(Arc::default())),
         limits: WorkerLimits::default(),

@@ -40,6 +40,8 @@ pub struct MeshSettings {
     pub default_destination_rule_export_to: Vec<String>,
     /// `h2UpgradePolicy: UPGRADE`.
     pub h2_upgrade: bool,
+    /// `dnsRefreshRate`, default 60 s: names whose answers have no TTL, or that failed.
+    pub dns_refresh_rate: Duration,
 }
 
 impl Default for MeshSettings {
@@ -58,6 +60,7 @@ impl Default for MeshSettings {
             default_virtual_service_export_to: everybody(),
             default_destination_rule_export_to: everybody(),
             h2_upgrade: false,
+            dns_refresh_rate: Duration::from_secs(60),
         }
     }
 }
@@ -82,6 +85,7 @@ impl MeshSettings {
             "defaultVirtualServiceExportTo": self.default_virtual_service_export_to,
             "defaultDestinationRuleExportTo": self.default_destination_rule_export_to,
             "h2UpgradePolicy": if self.h2_upgrade { UPGRADE } else { DO_NOT_UPGRADE },
+            "dnsRefreshRate": duration::text(self.dns_refresh_rate),
         })
     }
 }
@@ -122,7 +126,7 @@ const DO_NOT_UPGRADE: &str = "DO_NOT_UPGRADE";
 
 /// Fields of MeshConfig that exist and that Mizzen does not act on. Source: Istio,
 /// mesh/v1alpha1/config.proto.
-const NOT_HONOURED: [&str; 43] = [
+const NOT_HONOURED: [&str; 42] = [
     "accessLogFormat",
     "caCertificates",
     "certificates",
@@ -134,7 +138,6 @@ const NOT_HONOURED: [&str; 43] = [
     "defaultTrafficPolicy",
     "disableEnvoyListenerLog",
     "discoverySelectors",
-    "dnsRefreshRate",
     "enableAutoMtls",
     "enableEnvoyAccessLogService",
     "enablePrometheusMerge",
@@ -184,6 +187,7 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: Option<Vec<String>>,
     pub default_destination_rule_export_to: Option<Vec<String>>,
     pub h2_upgrade: Option<bool>,
+    pub dns_refresh_rate: Option<Duration>,
     /// Paths of fields that were written but are not acted on, for a warning each.
     pub ignored: Vec<String>,
 }
@@ -232,6 +236,7 @@ impl MeshConfig {
             default_virtual_service_export_to: fields.texts("defaultVirtualServiceExportTo")?,
             default_destination_rule_export_to: fields.texts("defaultDestinationRuleExportTo")?,
             h2_upgrade: fields.parsed_by("h2UpgradePolicy", one_of(UPGRADE, DO_NOT_UPGRADE))?,
+            dns_refresh_rate: fields.duration("dnsRefreshRate")?,
             ignored: fields.take_present(&NOT_HONOURED),
         })
     }
@@ -262,6 +267,7 @@ impl MeshConfig {
                 .default_destination_rule_export_to
                 .or(below.default_destination_rule_export_to),
             h2_upgrade: self.h2_upgrade.or(below.h2_upgrade),
+            dns_refresh_rate: self.dns_refresh_rate.or(below.dns_refresh_rate),
             ignored,
         }
     }
@@ -293,6 +299,10 @@ impl MeshConfig {
             default_virtual_service_export_to: list(&self.default_virtual_service_export_to),
             default_destination_rule_export_to: list(&self.default_destination_rule_export_to),
             h2_upgrade: self.h2_upgrade.unwrap_or(default.h2_upgrade),
+            dns_refresh_rate: self
+                .dns_refresh_rate
+                .filter(|rate| !rate.is_zero())
+                .unwrap_or(default.dns_refresh_rate),
         }
     }
 }

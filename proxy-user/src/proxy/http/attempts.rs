@@ -170,6 +170,7 @@ impl<'a> Attempts<'a> {
             is_upgrade: call.on_upgrade.is_some(),
             original_dst: call.connection.facts.original_dst,
             bind: call.connection.facts.bound_source(),
+            name: Some(call.received.authority_text()),
         };
         let acquire = pod.upstreams.acquire(self.plan.cluster, &context);
         let Some(acquired) = before(&mut self.deadline, acquire).await else {

@@ -20,7 +20,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::net::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId, SocketFactory};
+use crate::net::{
+    DownstreamAddr, NetnsCookie, NoNames, OriginalDst, PodUid, ScopeId, SocketFactory,
+};
 use crate::proxy::upstream::{LocalExecutor, Upstreams};
 use crate::proxy::{ArcRecorder, ConnectionFacts, PodContext, PodStats, PrefixedStream};
 use crate::settings::OnProxyDown;
@@ -142,7 +144,7 @@ impl Mesh {
             uid,
             cookie: NetnsCookie(1),
             snapshot: reader,
-            upstreams: Upstreams::new(Arc::new(PlainSockets)),
+            upstreams: Upstreams::new(Arc::new(PlainSockets), Arc::new(NoNames)),
             recorder: ArcRecorder(Arc::clone(&records) as Arc<dyn Recorder>),
             labels: Arc::new(WorkloadLabels::unknown()),
             draining,
@@ -441,6 +443,7 @@ pub(super) fn cluster(endpoints: &[SocketAddr]) -> Cluster {
         discovery: Discovery::Endpoints,
         policy: ClusterPolicy::default(),
         endpoints: Arc::new(EndpointCell::new(EndpointSet { endpoints })),
+        dns: None,
         provenance: None,
     }
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::net::{
-    CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid, ScopeId,
+    CapturedDst, Heartbeat, NetnsCookie, NoNames, OriginalDst, OriginalDstSource, PodUid, ScopeId,
 };
 use crate::proxy::upstream::testing::{Loopback, cluster, endpoint};
 use crate::proxy::{PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
@@ -95,6 +95,7 @@ impl Mesh {
             id: 0,
             snapshot: reader,
             original_dsts: Arc::clone(&dsts) as _,
+            names: Arc::new(NoNames),
             recorder: Arc::clone(&recorder) as _,
             heartbeat: Box::new(Beats(Arc::clone(&beats))),
             limits,
