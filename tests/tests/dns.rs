@@ -340,9 +340,11 @@ fn a028_all_answers_are_used_or_one_at_a_time(it: &mut Names) -> anyhow::Result<
     assert_eq!(it.ask("turn.example.com", 40)?.from("one v1"), 40);
     it.server.set("turn.example.com", &[two, one]);
     it.wait_dial(&turn, "two")?;
-    it.wait_answer("turn.example.com", "two")?;
     assert_eq!(it.dial(&turn, 40)?.get("two"), Some(&40));
-    assert_eq!(it.ask("turn.example.com", 40)?.from("two v1"), 40);
+    // Connections that exist stay in use, as Envoy's LOGICAL_DNS keeps them: one more machine
+    // than that is never seen.
+    let seen = it.ask("turn.example.com", 40)?;
+    assert_eq!(seen.from("one v1").max(seen.from("two v1")), 40, "{seen:?}");
     Ok(())
 }
 
@@ -422,7 +424,7 @@ spec:
 }
 
 fn an_allocated_address_is_shown_and_leads_to_its_host(it: &mut Names) -> anyhow::Result<()> {
-    let services = it.daemon.cli_json(&["get", "services", "-o", "json"])?;
+    let services = it.daemon.cli_json(&["get", "services"])?;
     let services = services.as_array().cloned().unwrap_or_default();
     let own = services
         .iter()

@@ -242,14 +242,14 @@ fn fits(cluster: &Cluster, strictness: Strictness) -> Result<(), &'static str> {
     if matches!(cluster.discovery, Discovery::DynamicDns { .. }) {
         return Err("resolved for each request");
     }
-    if !has_even_names(cluster) {
-        return Err("weights of names, each of which may have many addresses");
-    }
     if !fits_slots(cluster) {
         return Err("endpoint weights need more than 256 slots");
     }
     if strictness == Strictness::L4Part {
         return Ok(());
+    }
+    if !has_even_names(cluster) {
+        return Err("weights of names, each of which may have many addresses");
     }
     for (needs_proxy, reason) in [
         (pool.max_connections != u32::MAX, "maxConnections"),
