@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use proxy_user::compile::compile;
 use proxy_user::finding::Finding;
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::dump::dump;
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 
@@ -51,6 +51,7 @@ fn settings(words: &[&str]) -> CompileSettings {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     };
     for word in words {
         match *word {

@@ -26,7 +26,7 @@ use proxy_user::node::netns::HostNamespace;
 use proxy_user::proxy::{
     PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits,
 };
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::{Publisher, Snapshot, SnapshotReader};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 use proxy_user::telemetry::record::WorkloadLabels;
@@ -428,5 +428,6 @@ fn settings(is_registry_only: bool) -> CompileSettings {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     }
 }

@@ -17,6 +17,7 @@ use super::claims::{Claims, Owner, Rank};
 use super::facet::{Binding, Facet, binding_of};
 use super::kernel_view::{KernelClusters, KernelEntry};
 use super::l4_route::order_tls;
+use super::ledger::Ledger;
 use super::path_plan::{Planned, plan_http, plan_l4, plan_tls};
 use super::registry::{Service, ServiceKind, ServicePort};
 use super::route::Router;
@@ -87,8 +88,11 @@ impl Addresses {
         let service = &facet.service;
         let binding = binding_of(service);
         let routes = routes_of(client, facet, port, binding, port_table, router);
+        let ledger = &router.registry.ledger;
         let mut add_at = |addresses: &mut Self, net: IpNet| {
-            addresses.add_at(net, facet, port, &routes, clusters);
+            if is_affordable(ledger, client, facet, &routes) {
+                addresses.add_at(net, facet, port, &routes, clusters);
+            }
         };
         match binding {
             Binding::Addresses => {
@@ -166,6 +170,22 @@ impl Addresses {
             self.nets.add((net, port.number), rank, owner, entry);
         }
     }
+}
+
+/// Charges one address. The base holds it once for all clients, for the service's namespace;
+/// what a client's own view adds is its namespace's, and routes are those of their rules.
+fn is_affordable(ledger: &Ledger, client: &ClientView, facet: &Facet, routes: &Routes) -> bool {
+    let is_base = client.namespace.is_empty();
+    let service = &facet.service.namespace;
+    let viewer = if is_base { service } else { &client.namespace };
+    let author = match &facet.rules {
+        Some(rules) => rules.object.meta.namespace.as_str(),
+        None => viewer,
+    };
+    (!is_base || ledger.charge_addresses(service, 1))
+        && ledger.charge_values::<Destination>(viewer, 1)
+        && ledger.charge_values::<TcpRoute>(author, routes.tcp.len())
+        && ledger.charge_values::<TlsRoute>(author, routes.tls.len())
 }
 
 fn routes_of(

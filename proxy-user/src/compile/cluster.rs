@@ -4,24 +4,31 @@
 //! Everything is memoised: equal answers are one `Arc`, endpoint sets are shared
 //! by all variants of a (service, port, subset).
 
+mod problem;
+mod sets;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::api::{ObjectKey, TrafficPolicy};
 use crate::settings::CompileSettings;
 use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
-use crate::snapshot::dns::{DnsEndpoints, NamedEndpoint, ResolvedNames};
-use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
+use crate::snapshot::dns::NamedEndpoint;
+use crate::snapshot::endpoints::EndpointCell;
 use crate::snapshot::policy::LoadBalancer;
-use crate::snapshot::{Cluster, ClusterRef, Endpoint, Provenance};
+use crate::snapshot::{Cluster, ClusterRef, Provenance};
 
 use super::destination_rule::{Rule, RuleIndex};
 use super::endpoint_change::{EndpointIndex, FollowingSet};
-use super::policy::{self, Blocks};
+use super::policy;
 use super::provenance;
-use super::registry::workload::is_selected;
 use super::registry::{Labels, Registry, Resolution, Service, ServiceKind, ServicePort};
 use super::scope::ClientView;
+
+pub(crate) use problem::ClusterProblem;
+use problem::unknown_subset;
+use sets::dns_endpoints;
+pub(super) use sets::subset_of;
 
 /// All clusters that were asked for.
 #[derive(Debug)]
@@ -30,7 +37,8 @@ pub(crate) struct ClusterTable<'a> {
     rules: &'a RuleIndex,
     settings: &'a CompileSettings,
     clusters: HashMap<ClusterId, ClusterRef>,
-    endpoints: HashMap<EndpointsId, Arc<EndpointCell>>,
+    /// With the namespace that pays for it.
+    endpoints: HashMap<EndpointsId, (Arc<EndpointCell>, Arc<str>)>,
     shared_client: ClientView,
 }
 
@@ -60,56 +68,6 @@ struct Found<'a> {
     rule: Option<&'a Rule>,
     /// Place among the rule's subsets; `None` is the whole service.
     subset: Option<usize>,
-}
-
-/// Why [`ClusterTable::resolve`] gave [`ClusterRef::Missing`]. `Display` is the
-/// message of a finding.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ClusterProblem {
-    /// No object that the client sees defines the host.
-    #[error("no service {host} is visible here{hint}; what goes there gets 503")]
-    UnknownHost {
-        /// As resolved.
-        host: String,
-        /// What was perhaps meant, with its own punctuation, or empty.
-        hint: String,
-    },
-    /// The service has no such port.
-    #[error("{host} has no port {port}, only {known}; what goes there gets 503")]
-    PortAbsent {
-        /// As resolved.
-        host: String,
-        /// Asked for.
-        port: u16,
-        /// Numbers, comma separated.
-        known: String,
-    },
-    /// No DestinationRule that applies here defines the subset.
-    #[error("{host} has no subset {subset}: {known}; what goes there gets 503")]
-    SubsetUndefined {
-        /// As resolved.
-        host: String,
-        /// Asked for.
-        subset: String,
-        /// What applies instead.
-        known: String,
-    },
-    /// Nothing is listed that DNS could resolve, or nothing with the subset's labels.
-    #[error("{host} has no endpoint to resolve{of_subset}; what goes there gets 503")]
-    NothingToResolve {
-        /// As resolved.
-        host: String,
-        /// Names the subset, or empty.
-        of_subset: String,
-    },
-    /// Subsets need endpoints with labels.
-    #[error(
-        "{host} is resolved at the time of the request and has no subsets; what goes there gets 503"
-    )]
-    SubsetOfDynamic {
-        /// As resolved.
-        host: String,
-    },
 }
 
 impl<'a> ClusterTable<'a> {
@@ -151,6 +109,21 @@ impl<'a> ClusterTable<'a> {
         };
         if let Some(known) = self.clusters.get(&id) {
             return known.clone();
+        }
+        let owner = match found.rule {
+            Some(rule) => rule.lead.meta.namespace.as_str(),
+            None => &found.service.namespace,
+        };
+        let names = found
+            .service
+            .named
+            .get(found.port_index)
+            .map_or(0, Vec::len);
+        let ledger = &self.registry.ledger;
+        if !ledger.charge_values::<Cluster>(owner, 1)
+            || !ledger.charge_values::<NamedEndpoint>(owner, names)
+        {
+            return ClusterRef::Missing(cluster_name(port, subset, host));
         }
         let cluster = self.build(&found);
         self.clusters.insert(id, cluster.clone());
@@ -204,7 +177,7 @@ impl<'a> ClusterTable<'a> {
     /// The endpoint sets that follow EndpointSlices, by Service.
     pub(crate) fn endpoint_index(&self) -> EndpointIndex {
         let mut index = EndpointIndex::default();
-        for (id, cell) in &self.endpoints {
+        for (id, (cell, owner)) in &self.endpoints {
             let service = self.registry.services.get(id.service);
             let is_meant = |service: &&Arc<Service>| service.kind == ServiceKind::Kubernetes;
             let Some(service) = service.filter(is_meant) else {
@@ -218,6 +191,7 @@ impl<'a> ClusterTable<'a> {
                     labels: id.labels.clone(),
                     drops_unhealthy: id.drops_unhealthy,
                     cell: Arc::clone(cell),
+                    owner: Arc::clone(owner),
                 },
             );
         }
@@ -383,82 +357,6 @@ impl<'a> ClusterTable<'a> {
         }
         Arc::from(format!("{name}@{}", service.provenance.object))
     }
-
-    /// The cell of a DNS cluster: what is written as an address is there from the start.
-    fn dns_cell(&mut self, found: &Found<'a>, dns: &DnsEndpoints) -> Arc<EndpointCell> {
-        let subset = found.subset.and_then(|at| found.rule?.subset_at(at));
-        let id = EndpointsId {
-            service: found.service.index,
-            port: found.port.number,
-            labels: subset
-                .map(|(_, _, subset)| subset.labels.clone())
-                .unwrap_or_default(),
-            drops_unhealthy: false,
-        };
-        let cell = self.endpoints.entry(id).or_insert_with(|| {
-            Arc::new(EndpointCell::new(dns.resolved(&ResolvedNames::default())))
-        });
-        Arc::clone(cell)
-    }
-
-    fn endpoint_cell(
-        &mut self,
-        found: &Found<'a>,
-        labels: Option<&Labels>,
-        blocks: &Blocks<'_>,
-    ) -> Arc<EndpointCell> {
-        let id = EndpointsId {
-            service: found.service.index,
-            port: found.port.number,
-            labels: labels.cloned().unwrap_or_default(),
-            drops_unhealthy: blocks.drops_unhealthy(),
-        };
-        if let Some(known) = self.endpoints.get(&id) {
-            return Arc::clone(known);
-        }
-        let all = found.service.endpoints.get(found.port_index);
-        let all = all.map(Vec::as_slice).unwrap_or_default();
-        let set = subset_of(all, &id.labels, id.drops_unhealthy);
-        let cell = Arc::new(EndpointCell::new(set));
-        self.endpoints.insert(id, Arc::clone(&cell));
-        cell
-    }
-}
-
-/// The endpoints with these labels.
-pub(super) fn subset_of(all: &[Endpoint], labels: &Labels, drops_unhealthy: bool) -> EndpointSet {
-    let endpoints = all
-        .iter()
-        .filter(|endpoint| is_selected(labels, &endpoint.workload))
-        .filter(|endpoint| !drops_unhealthy || endpoint.health == Health::Healthy)
-        .cloned()
-        .collect();
-    EndpointSet { endpoints }
-}
-
-/// What a DNS cluster is made from: everything listed that has the subset's labels.
-fn dns_endpoints(found: &Found<'_>) -> DnsEndpoints {
-    let subset = found.subset.and_then(|at| found.rule?.subset_at(at));
-    let labels = subset.map(|(_, _, subset)| &subset.labels);
-    let is_meant = |workload| labels.is_none_or(|labels| is_selected(labels, workload));
-    let service = found.service;
-    let fixed = service
-        .endpoints
-        .get(found.port_index)
-        .into_iter()
-        .flatten();
-    let named = service.named.get(found.port_index).into_iter().flatten();
-    DnsEndpoints {
-        fixed: fixed
-            .filter(|endpoint| is_meant(&endpoint.workload))
-            .cloned()
-            .collect(),
-        named: named
-            .filter(|endpoint: &&NamedEndpoint| is_meant(&endpoint.workload))
-            .cloned()
-            .collect(),
-        is_first_only: service.resolution == Resolution::LogicalDns,
-    }
 }
 
 /// The service that `name` means as a destination on `port`.
@@ -477,26 +375,6 @@ fn find_service<'a>(
     is_usable
         .then(|| registry.find(client, &alias.target))
         .flatten()
-}
-
-fn unknown_subset(host: &str, subset: &str, rule: Option<&Rule>) -> ClusterProblem {
-    let known = match rule {
-        None => "no DestinationRule applies to it here".to_owned(),
-        Some(rule) => {
-            let names: Vec<&str> = rule.subset_names().collect();
-            let names = if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            };
-            format!("{} defines {names}", rule.lead.reference())
-        }
-    };
-    ClusterProblem::SubsetUndefined {
-        host: host.to_owned(),
-        subset: subset.to_owned(),
-        known,
-    }
 }
 
 /// Istio, `convertResolution` in pilot/pkg/networking/core/cluster.go: headless

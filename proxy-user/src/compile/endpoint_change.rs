@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::cluster::subset_of;
 use super::diagnostics::waits;
 use super::host;
+use super::ledger::Ledger;
 use super::registry::workload::{is_selected, pod_ips};
 use super::registry::{Labels, SERVICE_NAME_LABEL, SliceEndpoints, endpoints_of};
 use crate::api::{EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Resource, Service};
@@ -23,6 +24,9 @@ use crate::snapshot::endpoints::{EndpointCell, EndpointSet};
 #[derive(Debug, Default)]
 pub struct EndpointIndex {
     by_service: HashMap<ObjectKey, Vec<FollowingSet>>,
+    /// What the namespaces have cost: changes are charged beside what they replace, so that it
+    /// is compiling everything that decides who is beyond the budget.
+    ledger: Ledger,
 }
 
 /// One endpoint set and what of its Service's endpoints is in it.
@@ -32,11 +36,17 @@ pub(super) struct FollowingSet {
     pub(super) labels: Labels,
     pub(super) drops_unhealthy: bool,
     pub(super) cell: Arc<EndpointCell>,
+    /// The namespace that pays for it.
+    pub(super) owner: Arc<str>,
 }
 
 impl EndpointIndex {
     pub(super) fn add(&mut self, service: ObjectKey, set: FollowingSet) {
         self.by_service.entry(service).or_default().push(set);
+    }
+
+    pub(super) fn set_ledger(&mut self, ledger: Ledger) {
+        self.ledger = ledger;
     }
 }
 
@@ -60,7 +70,7 @@ pub fn compile_endpoints(
     index: &EndpointIndex,
     findings: &[Finding],
 ) -> Option<EndpointChange> {
-    if !differ_in_slices_only(before, after) {
+    if !differ_in_slices_only(before, after) || !index.ledger.check_objects(after) {
         return None;
     }
     let services = services_touched(before, after)?;
@@ -74,6 +84,13 @@ pub fn compile_endpoints(
         {
             return None;
         }
+        let count = new.iter().map(|(_, list)| list.len()).sum();
+        if !index
+            .ledger
+            .charge_values::<Endpoint>(&key.namespace, count)
+        {
+            return None;
+        }
         for set in index.by_service.get(key).into_iter().flatten() {
             let of_port = |all: &SliceEndpoints| {
                 let found = all.iter().find(|(port, _)| *port == set.port);
@@ -82,6 +99,10 @@ pub fn compile_endpoints(
             };
             let (old, new) = (of_port(old), of_port(new));
             if !is_even(&old) || !is_even(&new) {
+                return None;
+            }
+            let count = new.endpoints.len();
+            if !index.ledger.charge_values::<Endpoint>(&set.owner, count) {
                 return None;
             }
             if old != new {

@@ -16,7 +16,7 @@ use super::address::{Addresses, Entry};
 use super::affected::{Affected, find_affected};
 use super::claims::Owner;
 use super::cluster::ClusterTable;
-use super::facet::{Collector, Facets, services_by_wildcard};
+use super::facet::{Collector, Facet, Facets, services_by_wildcard};
 use super::kernel_view::{KernelClusters, KernelEntries, assemble};
 use super::l4_route::order_tls;
 use super::path_plan::{plan_l4, plan_port_wide, plan_tls};
@@ -40,6 +40,7 @@ pub(crate) struct Listeners {
 type DomainsByPort<'d> = BTreeMap<u16, Vec<(&'d str, Option<Arc<VirtualHost>>)>>;
 
 /// Everything that was compiled for one client alone.
+#[derive(Default)]
 struct View {
     facets: Facets,
     tables: BTreeMap<u16, Arc<RouteTable>>,
@@ -114,6 +115,19 @@ impl Builder<'_, '_> {
     fn whole_view(&mut self, client: &ClientView) -> View {
         let registry = self.collector.registry;
         let rules = &self.collector.virtual_services.all;
+        if client.sidecar.is_some() {
+            // A view of its own, of everything that it sees.
+            let ports: usize = registry
+                .visible(client)
+                .map(|service| service.ports.len())
+                .sum();
+            let is_affordable = registry
+                .ledger
+                .charge_values::<Facet>(&client.namespace, ports);
+            if !is_affordable {
+                return View::default();
+            }
+        }
         let mut facets = self
             .collector
             .collect(client, registry.visible(client), rules.iter());

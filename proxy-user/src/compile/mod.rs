@@ -26,6 +26,7 @@ mod host;
 mod http_policy;
 mod kernel_view;
 mod l4_route;
+mod ledger;
 mod listener;
 mod matcher;
 mod path_plan;
@@ -46,6 +47,7 @@ mod testing;
 mod virtual_host;
 mod virtual_service;
 mod visibility;
+mod within_budget;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +56,9 @@ use crate::api::{Object, ObjectSet, Resource};
 use crate::finding::{Finding, Origin};
 use crate::settings::{CompileSettings, MeshSettings};
 use crate::snapshot::{MeshDefaults, Provenance, ServiceView, Snapshot};
+
+pub use ledger::Overspent;
+pub use within_budget::{WithinBudget, compile_within_budget};
 
 use cluster::ClusterTable;
 use destination_rule::RuleIndex;
@@ -73,6 +78,9 @@ pub struct Compiled {
     pub findings: Vec<Finding>,
     /// Which endpoint sets follow which EndpointSlices.
     pub endpoints: EndpointIndex,
+    /// Namespaces beyond their budget, of which parts are left out: see
+    /// [`compile_within_budget`].
+    pub overspent: Vec<Overspent>,
 }
 
 /// Compiles a complete set of objects. Equal input gives equal output; whatever is
@@ -87,7 +95,8 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
     let mut clusters = ClusterTable::new(&registry, &rules, settings);
     let mut problems = Problems::default();
-    let virtual_services = VirtualServices::new(objects, &settings.mesh, &mut problems);
+    let virtual_services =
+        VirtualServices::new(objects, &settings.mesh, &registry.ledger, &mut problems);
     let listeners = listener::build(
         &registry,
         &virtual_services,
@@ -106,7 +115,8 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         unenforced: &unenforced,
     };
     let pods = pod::build(&context, &mut findings);
-    let endpoints = clusters.endpoint_index();
+    let mut endpoints = clusters.endpoint_index();
+    let overspent = registry.ledger.overspent();
     let snapshot = Snapshot {
         mesh: mesh_defaults(&settings.mesh),
         pods,
@@ -121,12 +131,14 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         kernel: listeners.kernel,
         ..Snapshot::default()
     };
+    endpoints.set_ledger(registry.ledger);
     findings.sort();
     findings.dedup();
     Compiled {
         snapshot,
         findings,
         endpoints,
+        overspent,
     }
 }
 

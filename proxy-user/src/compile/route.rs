@@ -135,6 +135,10 @@ impl<'a, 'r> Router<'a, 'r> {
         if let Some(found) = self.hosts.get(&key) {
             return found.clone();
         }
+        let owner = rules.object.meta.namespace.as_str();
+        if !self.registry.ledger.charge_bytes(owner, rules.cost_bytes) {
+            return None;
+        }
         let routes = self.compile_rules(client, rules, port);
         let compiled = (!routes.is_empty()).then(|| {
             Arc::new(VirtualHost {

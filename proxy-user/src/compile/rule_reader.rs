@@ -8,11 +8,15 @@ use ipnet::IpNet;
 
 use crate::api::{
     HTTPMatchRequest, HTTPRoute, Object, ObjectKey, ObjectSet, RouteDestination, VirtualService,
+    re2,
 };
 use crate::settings::MeshSettings;
+use crate::snapshot::matchers::HttpMatch;
+use crate::snapshot::routes::{HttpRoute, WeightedDestination};
 
 use super::delegate::merge_rule;
 use super::host;
+use super::ledger::{Ledger, patterns_in, patterns_of};
 use super::matcher::depends_on_client;
 use super::rule::{Place, Problems};
 use super::virtual_service::{HttpRule, L4Match, L4Rule, MatchElement, MeshRules, destinations_of};
@@ -24,6 +28,8 @@ pub(crate) struct RuleReader<'a> {
     pub(crate) objects: &'a ObjectSet,
     /// Domain and default visibility.
     pub(crate) mesh: &'a MeshSettings,
+    /// Asked before rules multiply by delegation.
+    pub(crate) ledger: &'a Ledger,
 }
 
 impl RuleReader<'_> {
@@ -90,7 +96,9 @@ impl RuleReader<'_> {
                 .or_default()
                 .insert(u16::try_from(port).unwrap_or_default());
         }
+        let text = u64::from(object.source.len_bytes());
         MeshRules {
+            cost_bytes: text + http.iter().map(cost_bytes).sum::<u64>(),
             index,
             object: Arc::clone(object),
             hosts,
@@ -131,6 +139,17 @@ impl RuleReader<'_> {
                 &place,
                 format!("VirtualService {key} is not exported to {root_namespace}; this rule is left out, add the namespace to its exportTo"),
             );
+            return Vec::new();
+        }
+        let leaves = object.spec.http.iter();
+        let elements: usize = leaves
+            .map(|leaf| root.matches.len().max(1) * leaf.matches.len().max(1))
+            .sum();
+        let is_affordable = self
+            .ledger
+            .charge_values::<MatchElement>(root_namespace, elements)
+            && self.ledger.charge_regexes(root_namespace, &object.spec);
+        if !is_affordable {
             return Vec::new();
         }
         let mut merged = Vec::new();
@@ -285,6 +304,17 @@ impl RuleReader<'_> {
     fn full_name(&self, name: &str, object: &Object<VirtualService>) -> String {
         host::expand(name, &object.meta.namespace, &self.mesh.domain).to_ascii_lowercase()
     }
+}
+
+/// About what one rule takes in each virtual host, texts apart, bytes.
+fn cost_bytes(rule: &HttpRule) -> u64 {
+    let matches = rule.matches.len() * size_of::<HttpMatch>();
+    let destinations = rule.spec.route.len() * size_of::<WeightedDestination>();
+    let elements = rule.matches.iter();
+    let in_matches = elements.flat_map(|element| patterns_in(&element.spec));
+    let patterns = in_matches.chain(patterns_of(&rule.spec));
+    let regexes: u64 = patterns.map(re2::weight).sum();
+    (size_of::<HttpRoute>() + matches + destinations) as u64 + regexes
 }
 
 /// `None` when a subnet cannot be read: an element without it would match too much.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::api::{InSet, Object, ObjectMeta, ObjectSet, SourceMap};
 use crate::finding::Finding;
-use crate::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use crate::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 
 use super::cluster::ClusterTable;
 use super::destination_rule::RuleIndex;
@@ -25,6 +25,7 @@ pub(super) fn settings() -> CompileSettings {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     }
 }
 

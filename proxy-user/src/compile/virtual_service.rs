@@ -15,6 +15,7 @@ use crate::api::{
 use crate::settings::MeshSettings;
 
 use super::host;
+use super::ledger::Ledger;
 use super::matcher::MESH;
 use super::rule::{Place, Problems};
 use super::rule_reader::RuleReader;
@@ -50,6 +51,8 @@ pub(crate) struct MeshRules {
     pub(crate) tls: Vec<L4Rule>,
     /// In order.
     pub(crate) tcp: Vec<L4Rule>,
+    /// About what one virtual host of `http` takes, bytes.
+    pub(crate) cost_bytes: u64,
     /// Labels or namespace of the client decide about some rule.
     pub(crate) depends_on_client: bool,
     /// Hosts of all destinations and mirrors with their ports; 0 is a destination without
@@ -128,14 +131,26 @@ impl MeshRules {
 
 impl VirtualServices {
     /// Reads all VirtualServices; what is wrong with hosts, delegates and subnets is reported.
-    pub(crate) fn new(objects: &ObjectSet, mesh: &MeshSettings, problems: &mut Problems) -> Self {
-        let reader = RuleReader { objects, mesh };
+    pub(crate) fn new(
+        objects: &ObjectSet,
+        mesh: &MeshSettings,
+        ledger: &Ledger,
+        problems: &mut Problems,
+    ) -> Self {
+        let reader = RuleReader {
+            objects,
+            mesh,
+            ledger,
+        };
         let mut services = Self::default();
         for object in in_creation_order(&objects.virtual_services) {
             let is_delegate = object.spec.hosts.is_empty();
             let is_for_mesh = object.spec.gateways.is_empty()
                 || object.spec.gateways.iter().any(|gateway| gateway == MESH);
             if is_delegate || !is_for_mesh {
+                continue;
+            }
+            if !ledger.charge_regexes(&object.meta.namespace, &object.spec) {
                 continue;
             }
             let rules = reader.read(object, services.all.len(), problems);

@@ -4,15 +4,16 @@
 //! reaches the workers before the kernel's maps; a pod is named in the maps before its worker
 //! accepts. Start at [`Control::run`].
 
+mod apply;
 mod flows;
 mod live;
 mod names;
 mod pods;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use proxy_common::reason::Reason;
@@ -20,21 +21,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::Node;
-use crate::compile::{Compiled, EndpointIndex, compile, compile_endpoints};
 use crate::dns::{Answer, Dns};
-use crate::finding::{Finding, ObjectRef, Severity};
+use crate::finding::Finding;
 use crate::kernel::KernelMaps;
 use crate::net::NetnsCookie;
 use crate::node::{NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
-use crate::settings::{AccessLogEncoding, CompileSettings, MeshSettings, Settings};
-use crate::snapshot::endpoints::EndpointCell;
-use crate::snapshot::{Capture, Publisher, Snapshot};
-use crate::source::mesh::mesh_config;
+use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
+use crate::snapshot::{Publisher, Snapshot};
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 use crate::telemetry::node_metrics::MapFill;
 
+use apply::InForce;
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
 use names::NameTable;
@@ -44,8 +43,6 @@ use pods::PodTable;
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// How often links are compared with the cgroup directory, and lost connections swept.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// Answers of DNS that are taken in at one time.
-const ANSWERS_MAX: usize = 1024;
 
 /// What the daemon built, for the loop to run.
 pub(crate) struct Parts {
@@ -86,36 +83,6 @@ impl AccessLogTarget {
             encoding: mesh.access_log_encoding,
         }
     }
-}
-
-fn access_log_finding(current: &AccessLogTarget, root_namespace: &str) -> Finding {
-    let now = match current.file.as_str() {
-        "" => "off",
-        file => file,
-    };
-    let message = format!(
-        "accessLogFile or accessLogEncoding has changed; the access log stays as it is ({now}) \
-         until the daemon starts anew"
-    );
-    Finding::new(Severity::Warning, "access-log-restart", message)
-        .with_object(ObjectRef::new("ConfigMap", root_namespace, "istio"))
-        .with_field("data.mesh")
-}
-
-/// What the present snapshot was compiled from, and what it can be changed by.
-struct InForce {
-    loaded: Arc<Loaded>,
-    settings: CompileSettings,
-    endpoints: EndpointIndex,
-}
-
-/// A compiled set that is not in force yet.
-struct Candidate {
-    loaded: Arc<Loaded>,
-    settings: CompileSettings,
-    mesh_findings: Vec<Finding>,
-    compiled: Compiled,
-    compile_time: Duration,
 }
 
 /// The control loop's state.
@@ -209,210 +176,6 @@ impl Control {
     /// maps stay as they are.
     pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<(NetnsCookie, TcpListener)>) {
         (self.parts.workers, self.pods.into_listeners())
-    }
-
-    /// A complete set of objects: compile, publish to the workers, then the kernel.
-    fn apply(&mut self, loaded: &Arc<Loaded>) {
-        let (settings, mesh_findings) = self.compile_settings(loaded);
-        if !self.apply_endpoints(loaded, &settings, &mesh_findings) {
-            let candidate = compile_candidate(loaded, settings, mesh_findings);
-            self.names
-                .follow(&candidate.compiled.snapshot, &candidate.settings.mesh);
-            self.put_in_force(candidate);
-        }
-    }
-
-    /// Like a later set, but waits for the addresses of names, for at most `limit`: what the
-    /// kernel's maps still hold from an earlier daemon is better than no address.
-    pub(crate) async fn apply_first(
-        &mut self,
-        loaded: &Arc<Loaded>,
-        answers: &mut mpsc::Receiver<Answer>,
-        limit: Duration,
-    ) {
-        let (settings, mesh_findings) = self.compile_settings(loaded);
-        let candidate = compile_candidate(loaded, settings, mesh_findings);
-        self.names
-            .follow(&candidate.compiled.snapshot, &candidate.settings.mesh);
-        let deadline = tokio::time::Instant::now() + limit;
-        while !self.names.is_complete() {
-            match tokio::time::timeout_at(deadline, answers.recv()).await {
-                Ok(Some(answer)) => drop(self.names.note(vec![answer])),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        self.put_in_force(candidate);
-    }
-
-    fn compile_settings(&self, loaded: &Loaded) -> (CompileSettings, Vec<Finding>) {
-        let mut findings = Vec::new();
-        let root_namespace = self.parts.settings.mesh(None).root_namespace;
-        let mesh = mesh_config(&loaded.objects, &root_namespace, &mut findings);
-        let settings = self.parts.settings.compile_settings(mesh.as_ref());
-        if AccessLogTarget::of(&settings.mesh) != self.parts.access_log {
-            findings.push(access_log_finding(&self.parts.access_log, &root_namespace));
-        }
-        (settings, findings)
-    }
-
-    /// The common change, endpoints alone, without compiling: `false` if there is more to it.
-    fn apply_endpoints(
-        &mut self,
-        loaded: &Arc<Loaded>,
-        settings: &CompileSettings,
-        mesh_findings: &[Finding],
-    ) -> bool {
-        let started = Instant::now();
-        let Some(in_force) = self.in_force.as_mut().filter(|it| it.settings == *settings) else {
-            return false;
-        };
-        let change = compile_endpoints(
-            &in_force.loaded.objects,
-            &loaded.objects,
-            settings,
-            &in_force.endpoints,
-            &self.compile_findings,
-        );
-        let Some(change) = change else {
-            return false;
-        };
-        in_force.loaded = Arc::clone(loaded);
-        let mut changed = HashSet::new();
-        for (cell, set) in change.sets {
-            changed.insert(Arc::as_ptr(&cell));
-            cell.store(set);
-        }
-        self.sync_endpoints(&changed);
-        self.source_findings = loaded.findings.clone();
-        self.source_findings.extend_from_slice(mesh_findings);
-        self.compile_findings = change.findings;
-        self.show_findings();
-        self.parts
-            .metrics
-            .endpoints_swapped
-            .add(changed.len() as u64);
-        tracing::info!(
-            sets = changed.len(),
-            ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "endpoints applied"
-        );
-        true
-    }
-
-    /// DNS says something else than before.
-    fn on_answers(&mut self, first: Answer, more: &mut mpsc::Receiver<Answer>) {
-        let mut batch = vec![first];
-        while batch.len() < ANSWERS_MAX
-            && let Ok(answer) = more.try_recv()
-        {
-            batch.push(answer);
-        }
-        let changed = self.names.note(batch);
-        self.sync_endpoints(&changed);
-        self.show_findings();
-        self.parts
-            .metrics
-            .endpoints_swapped
-            .add(changed.len() as u64);
-    }
-
-    /// The kernel follows sets that the workers see already.
-    fn sync_endpoints(&mut self, changed: &HashSet<*const EndpointCell>) {
-        let view = &self.snapshot.kernel;
-        let clusters = view.clusters.iter().enumerate();
-        let indices: Vec<usize> = clusters
-            .filter(|(_, cluster)| changed.contains(&Arc::as_ptr(&cluster.endpoints)))
-            .map(|(index, _)| index)
-            .collect();
-        if indices.is_empty() {
-            return;
-        }
-        if let Some(report) = self.parts.kernel.sync_endpoints(view, &indices) {
-            self.kernel_findings = pods::kernel_findings(&report);
-            let failed = report.problems.len() as u64;
-            self.parts.metrics.kernel_sync_errors.add(failed);
-        }
-    }
-
-    fn put_in_force(&mut self, candidate: Candidate) {
-        let Candidate {
-            loaded,
-            settings,
-            mesh_findings,
-            compiled,
-            compile_time,
-        } = candidate;
-        self.names.fill(&compiled.snapshot, &self.snapshot);
-        self.snapshot = self.parts.publisher.publish(compiled.snapshot);
-        let report = self.parts.kernel.sync(&self.snapshot.kernel);
-        self.source_findings = loaded.findings.clone();
-        self.source_findings.extend(mesh_findings);
-        self.compile_findings = compiled.findings;
-        self.kernel_findings = pods::kernel_findings(&report);
-        let failed = report.problems.len() as u64;
-        self.parts.metrics.kernel_sync_errors.add(failed);
-        let wanted = wanted_pods(&self.snapshot);
-        self.parts.wanted.send_if_modified(|current| {
-            let is_changed = **current != wanted;
-            if is_changed {
-                *current = Arc::new(wanted);
-            }
-            is_changed
-        });
-        self.pods
-            .reconcile(&self.snapshot, &*self.parts.kernel, &self.parts.workers);
-        self.report(&loaded, compile_time);
-        self.in_force = Some(InForce {
-            loaded,
-            settings,
-            endpoints: compiled.endpoints,
-        });
-    }
-
-    /// Shows what is wrong now and logs what has not been before; how many there are.
-    fn show_findings(&mut self) -> usize {
-        let findings = self.findings();
-        let before = self.parts.live.set_findings(findings.clone());
-        let known: HashSet<&Finding> = before.iter().collect();
-        for finding in findings.iter().filter(|finding| !known.contains(finding)) {
-            tracing::warn!("{finding}");
-        }
-        self.parts
-            .metrics
-            .set_findings(live::count_by_severity(&findings));
-        findings.len()
-    }
-
-    fn report(&mut self, loaded: &Loaded, compile_time: Duration) {
-        let findings = self.show_findings();
-        let objects = loaded.objects.len();
-        let skipped = loaded.skipped.values().sum();
-        self.parts.live.set_source(objects, skipped);
-        self.show_pods();
-        self.parts.metrics.snapshot_applied(
-            self.snapshot.version.0,
-            objects,
-            compile_time,
-            SystemTime::now(),
-        );
-        tracing::info!(
-            version = self.snapshot.version.0,
-            objects,
-            skipped,
-            findings,
-            compile_ms = u64::try_from(compile_time.as_millis()).unwrap_or(u64::MAX),
-            "snapshot applied"
-        );
-    }
-
-    fn findings(&self) -> Vec<Finding> {
-        let mut all = self.source_findings.clone();
-        all.extend_from_slice(&self.compile_findings);
-        all.extend_from_slice(&self.kernel_findings);
-        all.extend(self.names.findings());
-        all.sort();
-        all.dedup();
-        all
     }
 
     fn on_node_event(&mut self, event: NodeEvent) {
@@ -526,36 +289,4 @@ impl Control {
             Err(error) => tracing::warn!(%error, "cannot sweep original destinations"),
         }
     }
-}
-
-fn compile_candidate(
-    loaded: &Arc<Loaded>,
-    settings: CompileSettings,
-    mesh_findings: Vec<Finding>,
-) -> Candidate {
-    let started = Instant::now();
-    let compiled = compile(&loaded.objects, &settings);
-    Candidate {
-        loaded: Arc::clone(loaded),
-        settings,
-        mesh_findings,
-        compiled,
-        compile_time: started.elapsed(),
-    }
-}
-
-fn wanted_pods(snapshot: &Snapshot) -> Vec<WantedPod> {
-    let mut wanted: Vec<WantedPod> = snapshot
-        .pods
-        .values()
-        .filter(|pod| pod.capture == Capture::Captured)
-        .map(|pod| WantedPod {
-            uid: pod.uid.clone(),
-            ips: pod.ips.clone(),
-            config_hash: pod.config_hash.clone(),
-            is_host_network: pod.is_host_network,
-        })
-        .collect();
-    wanted.sort_by(|a, b| a.uid.cmp(&b.uid));
-    wanted
 }

@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::dns::{Answer, Dns, WantedNames};
-use crate::finding::{Finding, Severity};
+use crate::finding::{Finding, ObjectRef, Severity};
 use crate::settings::MeshSettings;
 use crate::snapshot::clusters::ClusterKey;
 use crate::snapshot::dns::{Families, ResolvedNames};
 use crate::snapshot::endpoints::{EndpointCell, EndpointSet};
 use crate::snapshot::{Capture, Cluster, Snapshot};
 
+/// Names of one namespace's services that are followed; beyond, in the order of the clusters,
+/// they are not: no namespace takes the resolver from the others.
+const NAMESPACE_NAMES_MAX: usize = 4096;
 /// Answers that are remembered for names that nobody follows now: one that comes back acts
 /// at once. Beyond, they are forgotten.
 const UNUSED_MAX: usize = 16_384;
@@ -24,6 +27,8 @@ pub(super) struct NameTable {
     answered: usize,
     families: Families,
     clusters_by_name: HashMap<Arc<str>, Vec<Arc<Cluster>>>,
+    /// Namespaces with more names than are followed.
+    crowded: BTreeSet<Arc<str>>,
 }
 
 impl NameTable {
@@ -34,6 +39,7 @@ impl NameTable {
             answered: 0,
             families: Families::default(),
             clusters_by_name: HashMap::new(),
+            crowded: BTreeSet::new(),
         }
     }
 
@@ -41,8 +47,17 @@ impl NameTable {
     pub(super) fn follow(&mut self, snapshot: &Snapshot, mesh: &MeshSettings) {
         self.families = families_of(snapshot);
         self.clusters_by_name.clear();
+        self.crowded.clear();
+        let mut names_by_namespace: HashMap<&Arc<str>, HashSet<&Arc<str>>> = HashMap::new();
         for cluster in &snapshot.clusters {
             for name in cluster.dns.iter().flat_map(|dns| dns.names()) {
+                let namespace = &cluster.service_namespace;
+                let own = names_by_namespace.entry(namespace).or_default();
+                if own.len() >= NAMESPACE_NAMES_MAX && !own.contains(name) {
+                    self.crowded.insert(Arc::clone(namespace));
+                    continue;
+                }
+                own.insert(name);
                 let of_name = self.clusters_by_name.entry(Arc::clone(name));
                 of_name.or_default().push(Arc::clone(cluster));
             }
@@ -140,7 +155,16 @@ impl NameTable {
 
     /// One finding for each name that has no address.
     pub(super) fn findings(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
+        let crowded =
+            self.crowded.iter().map(|namespace| {
+                let message = format!(
+                    "its ServiceEntries have more than {NAMESPACE_NAMES_MAX} names to resolve: the \
+                 rest have no addresses; make them fewer"
+                );
+                Finding::new(Severity::Error, "too-many-names", message)
+                    .with_object(ObjectRef::new("Namespace", "", &**namespace))
+            });
+        let mut findings: Vec<Finding> = crowded.collect();
         for (name, clusters) in &self.clusters_by_name {
             let is_without_address = self
                 .families

@@ -166,14 +166,21 @@ impl Fields {
         key: &'static str,
         max: u16,
     ) -> Result<Option<u16>, SettingsError> {
+        let number = self.whole(key, max.into())?;
+        // No larger than `max`, so it fits.
+        Ok(number.and_then(|number| u16::try_from(number).ok()))
+    }
+
+    /// A whole number in `1..=max`.
+    pub(super) fn whole(
+        &mut self,
+        key: &'static str,
+        max: u64,
+    ) -> Result<Option<u64>, SettingsError> {
         let Some(value) = self.take(key) else {
             return Ok(None);
         };
-        let number = value
-            .as_u64()
-            .and_then(|number| u16::try_from(number).ok())
-            .filter(|number| (1..=max).contains(number));
-        match number {
+        match value.as_u64().filter(|number| (1..=max).contains(number)) {
             Some(number) => Ok(Some(number)),
             None => Err(self.wrong(key, format!("expected a number from 1 to {max}"))),
         }

@@ -5,6 +5,7 @@
 //! ConfigMap adds while running. Reads no file by itself. Start at [`Settings::merge`].
 //! Defaults are constants beside their field.
 
+mod budget;
 pub mod duration;
 mod fields;
 mod layer;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use budget::NamespaceBudget;
 pub use fields::SettingsError;
 pub use layer::{Layer, source_of};
 pub use mesh::{AccessLogEncoding, MeshConfig, MeshSettings};
@@ -59,6 +61,8 @@ pub struct Settings {
     pub capture_host_network: bool,
     /// `acceptUnenforcedPolicies`; default false.
     pub accept_unenforced_policies: bool,
+    /// `namespaceBudget`.
+    pub namespace_budget: NamespaceBudget,
     /// `workers`; `None` means one per core.
     pub workers: Option<u16>,
     /// `log`: filter of the daemon's own log; default [`LOG_FILTER`].
@@ -122,6 +126,7 @@ impl Settings {
             is_strict: layer.is_strict.unwrap_or(false),
             capture_host_network: layer.capture_host_network.unwrap_or(false),
             accept_unenforced_policies: layer.accept_unenforced_policies.unwrap_or(false),
+            namespace_budget: layer.namespace_budget.unwrap_or_default(),
             workers: layer.workers,
             log: layer.log.unwrap_or_else(|| LOG_FILTER.to_owned()),
             mesh_config: layer.mesh,
@@ -147,6 +152,7 @@ impl Settings {
             is_capture_labelled: self.capture == CaptureMode::Labelled,
             capture_host_network: self.capture_host_network,
             accept_unenforced_policies: self.accept_unenforced_policies,
+            namespace_budget: self.namespace_budget,
         }
     }
 
@@ -175,6 +181,7 @@ impl Settings {
             "strict": self.is_strict,
             "captureHostNetwork": self.capture_host_network,
             "acceptUnenforcedPolicies": self.accept_unenforced_policies,
+            "namespaceBudget": self.namespace_budget.document(),
             "workers": self.workers,
             "log": self.log,
             "mesh": self.mesh(None).document(),
@@ -295,6 +302,8 @@ pub struct CompileSettings {
     pub capture_host_network: bool,
     /// `acceptUnenforcedPolicies`.
     pub accept_unenforced_policies: bool,
+    /// `namespaceBudget`.
+    pub namespace_budget: NamespaceBudget,
 }
 
 /// Labels as `--gateway` writes them: `istio=ingressgateway,app=edge`.

@@ -8,7 +8,7 @@ use proxy_user::compile::compile;
 use proxy_user::compile::explain::{ExplainRequest, Explanation, Outcome, explain};
 use proxy_user::finding::{Finding, Severity};
 use proxy_user::net::PodUid;
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::Snapshot;
 use proxy_user::source::state::{DirectoryState, FileText};
 
@@ -197,6 +197,7 @@ impl Mesh {
             is_capture_labelled: false,
             capture_host_network: false,
             accept_unenforced_policies: false,
+            namespace_budget: NamespaceBudget::default(),
         };
         let compiled = compile(&loaded.objects, &settings);
         Self {

@@ -8,6 +8,7 @@ use crate::api::{
     EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Pod, Resource, WorkloadEntry,
     in_creation_order,
 };
+use crate::compile::ledger::Ledger;
 use crate::finding::{Finding, ObjectRef, Severity};
 use crate::settings::CompileSettings;
 use crate::snapshot::Endpoint;
@@ -30,6 +31,7 @@ pub(super) struct Builder<'a> {
     pub(super) services: Vec<Service>,
     pub(super) aliases: Vec<Arc<Alias>>,
     pub(super) findings: &'a mut Vec<Finding>,
+    pub(super) ledger: Ledger,
 }
 
 impl Registry {
@@ -48,6 +50,7 @@ impl Registry {
             services: Vec::new(),
             aliases: Vec::new(),
             findings,
+            ledger: Ledger::open(objects, settings),
         };
         builder.read_pods();
         builder.index_slices(|_, _| true);
@@ -103,6 +106,7 @@ impl Registry {
             domain: domain.to_owned(),
             aliases: by_name,
             pods: HashMap::new(),
+            ledger: Ledger::default(),
             workloads: HashMap::new(),
         }
     }
@@ -128,6 +132,8 @@ pub(in crate::compile) fn endpoints_of(
         services: Vec::new(),
         aliases: Vec::new(),
         findings: &mut findings,
+        // Who pays is asked where the sets are made.
+        ledger: Ledger::unbounded(),
     };
     builder.index_slices(|namespace, name| services.contains(&ObjectKey::new(namespace, name)));
     builder.read_pods_of_slices();
@@ -336,6 +342,7 @@ impl<'a> Builder<'a> {
         for (ip, workload) in named {
             registry.workloads.entry(ip).or_insert(workload);
         }
+        registry.ledger = self.ledger;
         let pods = self.pods.into_iter();
         registry.pods = pods
             .map(|(key, record)| (key.clone(), record.workload))

@@ -45,7 +45,7 @@ impl<'a> Builder<'a> {
     pub(super) fn read_service_entries(&mut self) {
         let mut entries: Vec<Entry<'a>> = Vec::new();
         for object in in_creation_order(&self.objects.service_entries) {
-            entries.push(self.read_entry(object));
+            entries.extend(self.read_entry(object));
         }
         let mut by_host: BTreeMap<(&str, String), Vec<usize>> = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
@@ -70,7 +70,8 @@ impl<'a> Builder<'a> {
         self.report_protocols(&entries);
     }
 
-    fn read_entry(&mut self, object: &'a Arc<Object<ServiceEntry>>) -> Entry<'a> {
+    /// `None`: its endpoints are beyond the namespace's budget.
+    fn read_entry(&mut self, object: &'a Arc<Object<ServiceEntry>>) -> Option<Entry<'a>> {
         let resolution = match object.spec.resolution {
             api::Resolution::None => Resolution::OriginalDst,
             api::Resolution::Static => Resolution::Endpoints,
@@ -113,6 +114,20 @@ impl<'a> Builder<'a> {
                     .filter(|port| *port != 0),
             });
         }
+        let namespace = object.meta.namespace.as_str();
+        let listed = match &object.spec.workload_selector {
+            Some(_) => {
+                in_namespace(&self.objects.workload_entries, namespace).count()
+                    + in_namespace(&self.objects.pods, namespace).count()
+            }
+            None => object.spec.endpoints.len(),
+        };
+        // Once here, and once for each host's own list.
+        let copies = object.spec.hosts.len().saturating_add(1);
+        let count = listed.saturating_mul(ports.len()).saturating_mul(copies);
+        if !self.ledger.charge_values::<Endpoint>(namespace, count) {
+            return None;
+        }
         let endpoints = match resolution {
             Resolution::Endpoints | Resolution::Dns | Resolution::LogicalDns => {
                 let of_port = |port: &ServicePort| self.entry_port_endpoints(object, port);
@@ -123,13 +138,13 @@ impl<'a> Builder<'a> {
             }
         };
         self.report_unix_endpoints(object);
-        Entry {
+        Some(Entry {
             object,
             resolution,
             export_to: ExportTo::parse(list, &object.meta.namespace, mesh_default),
             ports,
             endpoints,
-        }
+        })
     }
 
     fn entry_port_endpoints(
