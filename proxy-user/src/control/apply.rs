@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
-use super::{AccessLogTarget, Control, live, pods};
+use super::{Control, live, pods};
 use crate::api::ObjectSet;
 use crate::compile::{
     Compiled, EndpointIndex, WithinBudget, compile_endpoints, compile_within_budget,
 };
 use crate::dns::Answer;
-use crate::finding::{Finding, ObjectRef, Severity};
+use crate::finding::{Finding, Severity};
 use crate::node::WantedPod;
 use crate::settings::CompileSettings;
 use crate::snapshot::endpoints::EndpointCell;
@@ -99,9 +99,10 @@ impl Control {
         let root_namespace = self.parts.settings.mesh(None).root_namespace;
         let mesh = mesh_config(&loaded.objects, &root_namespace, &mut findings);
         let settings = self.parts.settings.compile_settings(mesh.as_ref());
-        if AccessLogTarget::of(&settings.mesh) != self.parts.access_log {
-            findings.push(access_log_finding(&self.parts.access_log, &root_namespace));
-        }
+        let access_log = &self.parts.access_log;
+        findings.extend(access_log.find_difference(&settings.mesh, &root_namespace));
+        let unused = self.parts.settings.not_honoured();
+        findings.extend(unused.into_iter().map(setting_finding));
         (settings, findings)
     }
 
@@ -167,7 +168,7 @@ impl Control {
         self.source_findings = loaded.findings.clone();
         self.source_findings.extend_from_slice(mesh_findings);
         self.compile_findings = change.findings;
-        self.show_findings();
+        self.report_findings();
         self.parts
             .metrics
             .endpoints_swapped
@@ -190,7 +191,7 @@ impl Control {
         }
         let changed = self.names.note(batch);
         self.sync_endpoints(&changed);
-        self.show_findings();
+        self.report_findings();
         self.parts
             .metrics
             .endpoints_swapped
@@ -252,7 +253,7 @@ impl Control {
     }
 
     /// Shows what is wrong now and logs what has not been before; how many there are.
-    fn show_findings(&mut self) -> usize {
+    pub(super) fn report_findings(&self) -> usize {
         let findings = self.findings();
         let before = self.parts.live.set_findings(findings.clone());
         let known: HashSet<&Finding> = before.iter().collect();
@@ -266,7 +267,7 @@ impl Control {
     }
 
     fn report(&mut self, loaded: &Loaded, compile_time: Duration) {
-        let findings = self.show_findings();
+        let findings = self.report_findings();
         let objects = loaded.objects.len();
         let skipped = loaded.skipped.values().sum();
         self.parts.live.set_source(objects, skipped);
@@ -291,6 +292,7 @@ impl Control {
         let mut all = self.source_findings.clone();
         all.extend_from_slice(&self.compile_findings);
         all.extend_from_slice(&self.kernel_findings);
+        all.extend_from_slice(&self.budget_findings);
         all.extend(self.names.findings());
         all.sort();
         all.dedup();
@@ -298,18 +300,9 @@ impl Control {
     }
 }
 
-fn access_log_finding(current: &AccessLogTarget, root_namespace: &str) -> Finding {
-    let now = match current.file.as_str() {
-        "" => "off",
-        file => file,
-    };
-    let message = format!(
-        "accessLogFile or accessLogEncoding has changed; the access log stays as it is ({now}) \
-         until the daemon starts anew"
-    );
-    Finding::new(Severity::Warning, "access-log-restart", message)
-        .with_object(ObjectRef::new("ConfigMap", root_namespace, "istio"))
-        .with_field("data.mesh")
+/// A setting that is given and does nothing.
+fn setting_finding((key, effect): (String, &'static str)) -> Finding {
+    Finding::new(Severity::Warning, "setting-not-honoured", effect).with_field(key)
 }
 
 fn wanted_pods(snapshot: &Snapshot) -> Vec<WantedPod> {

@@ -4,14 +4,15 @@
 //! reaches the workers before the kernel's maps; a pod is named in the maps before its worker
 //! accepts. Start at [`Control::run`].
 
+mod access_log;
 mod apply;
+mod budget;
 mod flows;
 mod live;
 mod names;
 mod pods;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,16 +25,18 @@ use crate::admin::Node;
 use crate::dns::{Answer, Dns};
 use crate::finding::Finding;
 use crate::kernel::KernelMaps;
-use crate::net::NetnsCookie;
-use crate::node::{NodeEvent, WantedPod};
+use crate::node::listener::HandedListener;
+use crate::node::{HostGuard, NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
-use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
+use crate::settings::Settings;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 use crate::telemetry::node_metrics::MapFill;
 
+pub(crate) use access_log::{AccessLogState, AccessLogTarget};
 use apply::InForce;
+use budget::Budgets;
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
 use names::NameTable;
@@ -61,28 +64,11 @@ pub(crate) struct Parts {
     /// What admin sees.
     pub(crate) live: Arc<LiveNode>,
     /// Where access log lines go since the start.
-    pub(crate) access_log: AccessLogTarget,
+    pub(crate) access_log: AccessLogState,
+    /// What no rule may lead a host-network pod to.
+    pub(crate) host: Arc<HostGuard>,
     /// Listeners of the daemon before this one.
-    pub(crate) handed: Vec<(NetnsCookie, TcpListener)>,
-}
-
-/// What the mesh says about the access log; it is opened once, at the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AccessLogTarget {
-    /// `accessLogFile`; empty is off.
-    pub(crate) file: String,
-    /// `accessLogEncoding`.
-    pub(crate) encoding: AccessLogEncoding,
-}
-
-impl AccessLogTarget {
-    /// Of these settings.
-    pub(crate) fn of(mesh: &MeshSettings) -> Self {
-        Self {
-            file: mesh.access_log_file.clone(),
-            encoding: mesh.access_log_encoding,
-        }
-    }
+    pub(crate) handed: Vec<HandedListener>,
 }
 
 /// The control loop's state.
@@ -93,6 +79,9 @@ pub(crate) struct Control {
     source_findings: Vec<Finding>,
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
+    /// Pods that have used up most of their captured connections.
+    budget_findings: Vec<Finding>,
+    budgets: Budgets,
     snapshot: Arc<Snapshot>,
     /// What the snapshot was compiled from.
     in_force: Option<InForce>,
@@ -107,10 +96,12 @@ impl Control {
         Self {
             names: NameTable::new(dns),
             in_force: None,
-            pods: PodTable::with_listeners(std::mem::take(&mut parts.handed)),
+            pods: PodTable::new(std::mem::take(&mut parts.handed), Arc::clone(&parts.host)),
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
+            budget_findings: Vec::new(),
+            budgets: Budgets::default(),
             snapshot: Arc::new(Snapshot::default()),
             asking: None,
             parts,
@@ -174,7 +165,7 @@ impl Control {
 
     /// The workers to be drained, and the pods' listeners for the successor. The kernel's
     /// maps stay as they are.
-    pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<(NetnsCookie, TcpListener)>) {
+    pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<HandedListener>) {
         (self.parts.workers, self.pods.into_listeners())
     }
 
@@ -221,8 +212,9 @@ impl Control {
         }));
     }
 
-    /// Pods by state and their open connections, as metrics.
-    fn count_pods(&self) {
+    /// Pods by state and their open connections, as metrics, and findings for those that have
+    /// nearly all that they may have.
+    fn count_pods(&mut self) {
         let states = self.parts.live.pods();
         let mut by_state = BTreeMap::<&str, usize>::new();
         for pod in states.values() {
@@ -241,6 +233,12 @@ impl Control {
             })
             .collect();
         self.parts.metrics.set_captured_connections(&connections);
+        let mut crowded = self.budgets.findings(&self.snapshot, &states);
+        crowded.sort();
+        if crowded != self.budget_findings {
+            self.budget_findings = crowded;
+            self.report_findings();
+        }
     }
 
     /// What the kernel's side counts, as metrics.

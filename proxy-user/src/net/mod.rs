@@ -5,9 +5,12 @@
 
 pub mod addr;
 pub mod bridge;
+pub mod clock;
 pub mod socket;
 
 pub use addr::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId};
 pub use bridge::{
-    CapturedDst, Heartbeat, NameError, NameResolver, NoNames, OriginalDstSource, SocketFactory,
+    Accepted, CapturedDst, Heartbeat, NameError, NameResolver, NoNames, OriginalDstSource,
+    SocketFactory,
 };
+pub use clock::monotonic_ns;

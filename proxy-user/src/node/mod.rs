@@ -5,10 +5,12 @@
 //! knows routes or maps. Start at [`pod_watch::spawn`].
 
 pub mod cgroup;
+pub mod host;
 pub mod listener;
 pub mod netns;
 pub mod pod_watch;
 pub mod way_out;
 
+pub use host::{HostGuard, HostSockets};
 pub use netns::{NetNamespace, PodSockets};
 pub use pod_watch::{FoundPod, NodeEvent, WantedPod};
