@@ -101,6 +101,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let unenforced = security::find_unenforced(objects, settings, &mut findings);
     envoy_filter::check(objects, settings, &mut findings);
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
+    diagnostics::check_sidecars(objects, &mut findings);
     let policies = MeshPolicies::read(&settings.mesh, &mut findings);
     let mut clusters = ClusterTable::new(&registry, &rules, settings, &policies);
     let mut problems = Problems::default();
