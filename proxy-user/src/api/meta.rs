@@ -221,7 +221,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// One object: metadata, spec, the useful part of status, and where each field was written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Object<S: Resource> {
     /// Name, namespace, labels and so on.
     pub meta: ObjectMeta,
@@ -269,7 +269,7 @@ impl<S: Resource> Object<S> {
 /// kind has no spec), list entries by index, as `http[0].match[1].uri`; other
 /// parts of the document by their full path, as `metadata.name`. A leading
 /// `spec.` is accepted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceMap {
     file: Arc<str>,
     line: u32,
