@@ -19,6 +19,8 @@ pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod daemon;
+#[cfg(test)]
+mod field_table;
 pub mod finding;
 pub mod kernel;
 pub mod net;

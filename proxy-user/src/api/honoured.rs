@@ -17,6 +17,8 @@ type Row = (&'static str, &'static str);
 const WITHOUT: &str = "the rule acts without it";
 /// Where traffic must not go out as written nor otherwise.
 const REFUSED: &str = "HTTP to these endpoints is answered 503, TCP is refused";
+/// Where an identity would be expected of the endpoint.
+const NO_IDENTITY: &str = "it is dialled in plain text, nobody checks who it is";
 /// Where the object does nothing.
 const ABSENT: &str = "it acts as if the object were absent";
 
@@ -38,6 +40,7 @@ const SERVICE_ENTRY: &[Row] = &[
     ("subjectAltNames", WITHOUT),
     ("endpoints[].network", WITHOUT),
     ("endpoints[].locality", WITHOUT),
+    ("endpoints[].serviceAccount", NO_IDENTITY),
 ];
 
 /// Its inbound fields get findings that name the pods concerned.
@@ -52,7 +55,17 @@ const SIDECAR: &[Row] = &[
     ),
 ];
 
-const WORKLOAD_ENTRY: &[Row] = &[("network", WITHOUT), ("locality", WITHOUT)];
+const WORKLOAD_ENTRY: &[Row] = &[
+    ("network", WITHOUT),
+    ("locality", WITHOUT),
+    ("serviceAccount", NO_IDENTITY),
+];
+
+/// Of Kubernetes' kinds, the fields that only matter to traffic.
+const SERVICE: &[Row] = &[(
+    "trafficDistribution",
+    "endpoints of all zones and nodes are used alike",
+)];
 
 const WHOLE_OBJECT: &[Row] = &[("", ABSENT)];
 
@@ -65,7 +78,7 @@ const POLICIES: [&str; 4] = [
 ];
 
 /// The rows of a kind. Kubernetes' kinds are read for what traffic needs and
-/// have none; the security kinds get findings that name the pods concerned.
+/// hardly have any; the security kinds get findings that name the pods concerned.
 fn rows(kind: Kind) -> &'static [Row] {
     match kind {
         Kind::VirtualService => VIRTUAL_SERVICE,
@@ -74,10 +87,10 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::Sidecar => SIDECAR,
         Kind::WorkloadEntry => WORKLOAD_ENTRY,
         Kind::WorkloadGroup | Kind::Gateway | Kind::EnvoyFilter => WHOLE_OBJECT,
+        Kind::Service => SERVICE,
         Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
-        | Kind::Service
         | Kind::EndpointSlice
         | Kind::Pod
         | Kind::Namespace
@@ -235,7 +248,9 @@ fn without_indices(path: &str) -> String {
 mod tests {
     use super::*;
     use crate::api::schema::field_paths;
-    use crate::api::{DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
+    use crate::api::{
+        DestinationRule, Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    };
 
     #[test]
     fn every_row_is_about_a_field_that_exists() {
@@ -245,6 +260,7 @@ mod tests {
             (Kind::ServiceEntry, field_paths::<ServiceEntry>()),
             (Kind::Sidecar, field_paths::<Sidecar>()),
             (Kind::WorkloadEntry, field_paths::<WorkloadEntry>()),
+            (Kind::Service, field_paths::<Service>()),
         ] {
             for (row, _) in rows(kind) {
                 assert!(paths.iter().any(|path| is_at(row, path)), "{kind}: {row}");

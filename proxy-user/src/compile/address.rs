@@ -101,7 +101,7 @@ impl Addresses {
                 }
             }
             // HTTP on a headless service is found by the port, then by Host.
-            Binding::EndpointAddresses if port.protocol.is_http() => {}
+            Binding::EndpointAddresses if facet.protocol.is_http() => {}
             Binding::EndpointAddresses => {
                 let endpoints = service.endpoints.get(facet.port);
                 let ips: BTreeSet<IpAddr> = endpoints
@@ -146,7 +146,7 @@ impl Addresses {
         let destination = Destination {
             service: Some(Arc::clone(&service.host)),
             port: port.number,
-            protocol: port.protocol,
+            protocol: facet.protocol,
             http: routes.http.clone(),
             tls: order_tls(tls),
             tcp,
@@ -195,7 +195,7 @@ fn routes_of(
 ) -> Routes {
     let rules = facet.rules.as_deref();
     let service = &facet.service;
-    let is_auto = port.protocol == Protocol::Auto;
+    let is_auto = facet.protocol == Protocol::Auto;
     let http = match &facet.host {
         // An undeclared port with an address: whatever the Host, it is this service.
         Some(host) if is_auto && binding != Binding::PortWide => {
@@ -211,12 +211,12 @@ fn routes_of(
         Some(_) => port_table.cloned(),
         None => None,
     };
-    let tcp = if is_auto || port.protocol.is_tcp() {
+    let tcp = if is_auto || facet.protocol.is_tcp() {
         router.tcp_routes(client, rules, service, port.number)
     } else {
         Vec::new()
     };
-    let tls = if port.protocol.is_tls() {
+    let tls = if facet.protocol.is_tls() {
         let is_bound = match binding {
             Binding::Addresses => service.vips().next().is_some(),
             Binding::EndpointAddresses => true,
@@ -270,14 +270,14 @@ fn plan_of(
     let service: &Service = &facet.service;
     match &facet.host {
         Some(host) => {
-            let reason = if port.protocol == Protocol::Auto {
+            let reason = if facet.protocol == Protocol::Auto {
                 "undeclared port: decided by the first bytes"
             } else {
                 "HTTP"
             };
             plan_http(service, port.number, reason, host, tcp, clusters)
         }
-        None if port.protocol.is_tls() => plan_tls(Some(service), tls, clusters),
+        None if facet.protocol.is_tls() => plan_tls(Some(service), tls, clusters),
         None => plan_l4(Some(service), tcp, clusters),
     }
 }

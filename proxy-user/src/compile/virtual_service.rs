@@ -107,7 +107,11 @@ impl L4Match {
     pub(crate) fn applies_statically(&self, client: &ClientView, port: u16) -> bool {
         let statics = &self.statics;
         (statics.port == 0 || statics.port == u32::from(port))
-            && (statics.gateways.is_empty() || statics.gateways.iter().any(|name| name == MESH))
+            && (statics.gateways.is_empty()
+                || statics
+                    .gateways
+                    .iter()
+                    .any(|name| name == client.gateway_name()))
             && client.has_labels(&statics.source_labels)
             && (statics.source_namespace.is_empty()
                 || *statics.source_namespace == *client.namespace)
@@ -120,12 +124,15 @@ impl L4Match {
 }
 
 impl MeshRules {
-    /// In which of Istio's buckets it stands for `client`, lowest first; `None` is invisible.
-    pub(crate) fn bucket(&self, client: &ClientView) -> Option<u8> {
+    /// In which of Istio's buckets it stands for `client` on `port` (with `None` on any port),
+    /// lowest first; `None` is invisible.
+    pub(crate) fn bucket(&self, client: &ClientView, port: Option<u16>) -> Option<u8> {
         let own = self.object.meta.namespace.as_str();
         let bucket = self.export_to.bucket(own, &client.namespace)?;
         let hosts = self.hosts.iter().map(|host| &**host);
-        client.imports_virtual_service(own, hosts).then_some(bucket)
+        client
+            .imports_virtual_service(own, hosts, port)
+            .then_some(bucket)
     }
 }
 
@@ -190,11 +197,17 @@ impl VirtualServices {
         self.all.push(Arc::new(rules));
     }
 
-    /// The VirtualService that applies to `name` for `client`: that of the most specific
-    /// host; of several with one host the first by bucket, then by age. Never merged.
-    pub(crate) fn select(&self, client: &ClientView, name: &str) -> Option<&Arc<MeshRules>> {
+    /// The VirtualService that applies to `name` for `client` on `port`: that of the most
+    /// specific host; of several with one host the first by bucket, then by age. Never merged.
+    /// `port` matters to clients whose Sidecar has a listener for it; `None` is any port.
+    pub(crate) fn select(
+        &self,
+        client: &ClientView,
+        name: &str,
+        port: Option<u16>,
+    ) -> Option<&Arc<MeshRules>> {
         if !host::is_wildcarded(name)
-            && let Some(found) = self.first_visible(client, self.exact.get(name))
+            && let Some(found) = self.first_visible(client, port, self.exact.get(name))
         {
             return Some(found);
         }
@@ -210,17 +223,23 @@ impl VirtualServices {
         covering.sort_by(|a, b| host::by_specificity(a, b));
         covering
             .iter()
-            .find_map(|star| self.first_visible(client, self.wildcards.get(star.as_str())))
+            .find_map(|star| self.first_visible(client, port, self.wildcards.get(star.as_str())))
     }
 
-    /// Of the VirtualServices that have the very host `name`, the one that has it for `client`.
-    pub(crate) fn owner_of(&self, client: &ClientView, name: &str) -> Option<&Arc<MeshRules>> {
+    /// Of the VirtualServices that have the very host `name`, the one that has it for `client`
+    /// on `port` (see [`Self::select`]).
+    pub(crate) fn owner_of(
+        &self,
+        client: &ClientView,
+        name: &str,
+        port: Option<u16>,
+    ) -> Option<&Arc<MeshRules>> {
         let map = if host::is_wildcarded(name) {
             &self.wildcards
         } else {
             &self.exact
         };
-        self.first_visible(client, map.get(name))
+        self.first_visible(client, port, map.get(name))
     }
 
     /// Wildcard hosts that cover `name` and that some VirtualService has.
@@ -242,12 +261,13 @@ impl VirtualServices {
     fn first_visible(
         &self,
         client: &ClientView,
+        port: Option<u16>,
         indices: Option<&Vec<usize>>,
     ) -> Option<&Arc<MeshRules>> {
         indices?
             .iter()
             .filter_map(|&index| self.all.get(index))
-            .filter_map(|rules| Some((rules.bucket(client)?, rules)))
+            .filter_map(|rules| Some((rules.bucket(client, port)?, rules)))
             .min_by_key(|(bucket, rules)| (*bucket, rules.index))
             .map(|(_, rules)| rules)
     }

@@ -383,11 +383,7 @@ mod tests {
             (Some(false), Some(true), State::Gone),   // A023
             (Some(false), None, State::Gone),
         ] {
-            let conditions = EndpointConditions {
-                ready,
-                serving: None,
-                terminating,
-            };
+            let conditions = EndpointConditions { ready, terminating };
             assert_eq!(state_of(&conditions), expected, "{ready:?} {terminating:?}");
         }
     }
