@@ -1,6 +1,7 @@
 //! The complete set of objects that `source` hands over and `compile` reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::{
@@ -9,8 +10,39 @@ use super::{
     Secret, Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 
-/// All objects of one kind, ordered by namespace, then name.
-pub type Objects<S> = BTreeMap<ObjectKey, Arc<Object<S>>>;
+/// All objects of one kind, ordered by namespace, then name. Cloning copies a pointer; a
+/// copy that is changed becomes one of its own.
+#[derive(Debug, Clone)]
+pub struct Objects<S: Resource>(Arc<BTreeMap<ObjectKey, Arc<Object<S>>>>);
+
+impl<S: Resource> Default for Objects<S> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<S: Resource> Deref for Objects<S> {
+    type Target = BTreeMap<ObjectKey, Arc<Object<S>>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<S: Resource> DerefMut for Objects<S> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl<'a, S: Resource> IntoIterator for &'a Objects<S> {
+    type Item = (&'a ObjectKey, &'a Arc<Object<S>>);
+    type IntoIter = btree_map::Iter<'a, ObjectKey, Arc<Object<S>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
 
 /// Every object that is in force, kind by kind. Cloning copies pointers.
 #[derive(Debug, Clone, Default)]
@@ -100,6 +132,9 @@ pub fn in_creation_order<S: Resource>(objects: &Objects<S>) -> Vec<&Arc<Object<S
 
 /// A kind and its place in an [`ObjectSet`], for code that treats all kinds alike.
 pub trait InSet: Resource {
+    /// The objects of this kind.
+    fn objects(set: &ObjectSet) -> &Objects<Self>;
+
     /// The objects of this kind, to be changed.
     fn objects_mut(set: &mut ObjectSet) -> &mut Objects<Self>;
 }
@@ -139,8 +174,8 @@ tenant_kinds! {
 }
 
 fn replace<S: Resource>(objects: &mut Objects<S>, namespace: &str, from: &Objects<S>) {
-    objects.retain(|key, _| key.namespace != namespace);
-    let of_namespace = from.iter().filter(|(key, _)| key.namespace == namespace);
+    objects.retain(|key, _| key.namespace != *namespace);
+    let of_namespace = from.iter().filter(|(key, _)| key.namespace == *namespace);
     objects.extend(of_namespace.map(|(key, object)| (key.clone(), Arc::clone(object))));
 }
 
@@ -148,6 +183,10 @@ fn replace<S: Resource>(objects: &mut Objects<S>, namespace: &str, from: &Object
 macro_rules! in_set {
     ($($kind:ty: $field:ident,)*) => {$(
         impl InSet for $kind {
+            fn objects(set: &ObjectSet) -> &Objects<Self> {
+                &set.$field
+            }
+
             fn objects_mut(set: &mut ObjectSet) -> &mut Objects<Self> {
                 &mut set.$field
             }
@@ -183,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_oldest_object_is_first_and_one_without_a_time_is_older_still() {
-        let mut objects: Objects<Sidecar> = Objects::new();
+        let mut objects: Objects<Sidecar> = Objects::default();
         for (namespace, name, seconds) in [
             ("b", "x", Some(5)),
             ("a", "x", Some(5)),

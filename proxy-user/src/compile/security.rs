@@ -107,7 +107,7 @@ impl Search<'_> {
         selector: Option<&Labels>,
         message: &str,
     ) {
-        let is_root = object.meta.namespace == self.settings.mesh.root_namespace;
+        let is_root = object.meta.namespace == *self.settings.mesh.root_namespace;
         let policy: Arc<str> = Arc::from(object.reference().to_string());
         let mut concerned = Vec::new();
         for (key, pod) in &self.objects.pods {

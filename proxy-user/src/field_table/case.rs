@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::api::Kind;
 use crate::compile::compile;
 use crate::finding::{Finding, Severity};
-use crate::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use crate::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use crate::snapshot::dump::dump;
 use crate::source::state::{DirectoryState, FileText, Files};
 
@@ -189,6 +189,7 @@ fn settings() -> CompileSettings {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     }
 }
 

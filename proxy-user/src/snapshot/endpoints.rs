@@ -26,7 +26,7 @@ pub struct Workload {
     /// Node name, empty when unknown.
     pub node: Arc<str>,
     /// All labels, sorted.
-    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    pub labels: Arc<[(Arc<str>, Arc<str>)]>,
     /// Where it runs.
     pub locality: Locality,
 }

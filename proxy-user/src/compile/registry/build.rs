@@ -147,7 +147,7 @@ impl<'a> Builder<'a> {
             let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) else {
                 continue;
             };
-            let key = (slice.meta.namespace.as_str(), service.as_str());
+            let key = (slice.meta.namespace.as_str(), service);
             self.slices.entry(key).or_default().push(slice);
         }
     }
@@ -238,6 +238,7 @@ impl<'a> Builder<'a> {
         registry.ledger = self.ledger;
         let pods = self.pods.into_iter();
         registry.pods = pods
+            .filter(|(_, record)| *record.workload.node == *self.settings.node)
             .map(|(key, record)| (key.clone(), record.workload))
             .collect();
         registry

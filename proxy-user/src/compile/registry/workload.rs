@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::{Node, Object, ObjectMeta, Pod, WorkloadEntry};
+use crate::api::{Node, Object, ObjectMeta, Pod, Text, WorkloadEntry};
 use crate::snapshot::Workload;
 use crate::snapshot::endpoints::Locality;
 
@@ -32,13 +32,6 @@ impl Interner {
         let fresh: Arc<str> = Arc::from(text);
         self.0.insert(Arc::clone(&fresh));
         fresh
-    }
-
-    fn labels(&mut self, labels: &Labels) -> Vec<(Arc<str>, Arc<str>)> {
-        labels
-            .iter()
-            .map(|(name, value)| (self.get(name), self.get(value)))
-            .collect()
     }
 }
 
@@ -66,9 +59,13 @@ pub(super) fn of_pod(
 ) -> PodRecord {
     let node_name = node_of(pod, default_node);
     let locality = locality_of(None, &pod.meta.labels, node, texts);
-    let name = owner_name(&pod.meta);
+    let own_name = pod.meta.name.shared();
+    let name = match owner_name(&pod.meta) {
+        name if *name == **own_name => Arc::clone(own_name),
+        name => texts.get(name),
+    };
     let workload = Workload {
-        name: Arc::from(pod.meta.name.as_str()),
+        name: Arc::clone(own_name),
         node: texts.get(node_name),
         ..described(name, &pod.meta.namespace, &pod.meta.labels, locality, texts)
     };
@@ -85,7 +82,7 @@ pub(super) fn of_pod(
 
 /// `status.podIPs`, else `status.podIP`; what is no address is left out.
 pub(in crate::compile) fn pod_ips(pod: &Object<Pod>) -> Vec<IpAddr> {
-    let listed = pod.status.pod_ips.iter().map(|entry| entry.ip.as_str());
+    let listed = pod.status.pod_ips.iter().map(|entry| &*entry.ip);
     let mut ips: Vec<IpAddr> = listed.filter_map(|ip| ip.parse().ok()).collect();
     if ips.is_empty() {
         ips.extend(pod.status.pod_ip.parse::<IpAddr>());
@@ -109,7 +106,7 @@ pub(super) struct EntryRecord<'a> {
     /// Name for telemetry; empty for what is outside the mesh, which Istio reports as unknown.
     pub(super) name: &'a str,
     /// Namespace of the object.
-    pub(super) namespace: &'a str,
+    pub(super) namespace: &'a Text,
     /// Labels that subsets select by.
     pub(super) labels: &'a Labels,
 }
@@ -123,7 +120,7 @@ pub(super) fn of_entry(record: EntryRecord<'_>, texts: &mut Interner) -> Arc<Wor
         labels,
     } = record;
     let locality = locality_of(Some(&entry.locality), labels, None, texts);
-    let workload = described(name, namespace, labels, locality, texts);
+    let workload = described(texts.get(name), namespace, labels, locality, texts);
     if name.is_empty() {
         return Arc::new(Workload {
             labels: workload.labels,
@@ -136,15 +133,13 @@ pub(super) fn of_entry(record: EntryRecord<'_>, texts: &mut Interner) -> Arc<Wor
 
 /// Labels of a WorkloadEntry: those of its metadata over those of its spec.
 pub(super) fn entry_labels(entry: &Object<WorkloadEntry>) -> Labels {
-    let mut labels = entry.spec.labels.clone();
-    labels.extend(entry.meta.labels.clone());
-    labels
+    entry.spec.labels.overlaid_by(&entry.meta.labels)
 }
 
 /// The parts of a workload that follow from its name, namespace and labels.
 fn described(
-    name: &str,
-    namespace: &str,
+    name: Arc<str>,
+    namespace: &Text,
     labels: &Labels,
     locality: Locality,
     texts: &mut Interner,
@@ -152,8 +147,8 @@ fn described(
     let first = |names: &[&str]| {
         names
             .iter()
-            .find_map(|&name| labels.get(name))
-            .map(String::as_str)
+            .find_map(|&name| labels.get_shared(name))
+            .cloned()
     };
     let canonical_service = first(&[
         "service.istio.io/canonical-name",
@@ -165,17 +160,16 @@ fn described(
         "app.kubernetes.io/version",
         "version",
     ]);
-    let shared_name = texts.get(name);
     Workload {
-        name: Arc::clone(&shared_name),
-        workload: shared_name,
-        namespace: texts.get(namespace),
-        app: texts.get(first(&["app"]).unwrap_or_default()),
-        version: texts.get(first(&["version"]).unwrap_or_default()),
-        canonical_service: texts.get(canonical_service.unwrap_or(name)),
-        canonical_revision: texts.get(canonical_revision.unwrap_or("latest")),
+        name: Arc::clone(&name),
+        workload: Arc::clone(&name),
+        namespace: Arc::clone(namespace.shared()),
+        app: first(&["app"]).unwrap_or_else(|| texts.get("")),
+        version: first(&["version"]).unwrap_or_else(|| texts.get("")),
+        canonical_service: canonical_service.unwrap_or(name),
+        canonical_revision: canonical_revision.unwrap_or_else(|| texts.get("latest")),
         node: texts.get(""),
-        labels: texts.labels(labels),
+        labels: Arc::clone(labels.shared()),
         locality,
     }
 }
@@ -189,7 +183,7 @@ fn owner_name(meta: &ObjectMeta) -> &str {
     };
     match owner.kind.as_str() {
         "ReplicaSet" => {
-            let hash = meta.labels.get("pod-template-hash").map(String::as_str);
+            let hash = meta.labels.get("pod-template-hash");
             let stem = owner.name.rsplit_once('-');
             match (stem, hash) {
                 (Some((stem, suffix)), Some(hash)) if suffix == hash => stem,
@@ -232,7 +226,7 @@ fn locality_of(
     let mut of_node = |names: [&str; 2]| {
         let labels = node.map(|node| &node.meta.labels);
         let value = labels.and_then(|labels| names.iter().find_map(|&name| labels.get(name)));
-        texts.get(value.map(String::as_str).unwrap_or_default())
+        texts.get(value.unwrap_or_default())
     };
     Locality {
         region: of_node([
@@ -252,7 +246,7 @@ fn locality_of(
 pub(in crate::compile) fn is_selected(selector: &Labels, workload: &Workload) -> bool {
     selector
         .iter()
-        .all(|(name, value)| subset_label(workload, name) == Some(value.as_str()))
+        .all(|(name, value)| subset_label(workload, name) == Some(value))
 }
 
 fn subset_label<'a>(workload: &'a Workload, name: &str) -> Option<&'a str> {
