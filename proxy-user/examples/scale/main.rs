@@ -128,7 +128,7 @@ fn megabytes(count: u64) -> String {
 
 fn kernel(pins: &PathBuf) -> Result<Kernel, KernelError> {
     Kernel::open(&KernelOptions {
-        cgroup: PathBuf::from("/sys/fs/cgroup"),
+        cgroup: PathBuf::from("/sys/fs/cgroup/unified"),
         pins: pins.clone(),
         stale_after: Duration::from_secs(60),
         heartbeat_max: Duration::from_secs(3),

@@ -345,13 +345,14 @@ impl<'a> ClusterTable<'a> {
         };
         let is_affordable = self.registry.ledger.charge_values::<Endpoint>(owner, count);
         let all = all.filter(|_| is_affordable);
-        let endpoints = all
+        let mut endpoints: Vec<Endpoint> = all
             .into_iter()
             .flatten()
             .filter(|endpoint| is_selected(&id.labels, &endpoint.workload))
             .filter(|endpoint| !id.drops_unhealthy || endpoint.health == Health::Healthy)
             .cloned()
             .collect();
+        endpoints.shrink_to_fit();
         let cell = Arc::new(EndpointCell::new(EndpointSet { endpoints }));
         self.endpoints.insert(id, Arc::clone(&cell));
         cell

@@ -212,13 +212,13 @@ impl<'a> Builder<'a> {
         self.report_duplicates();
         let mut registry = Registry::index(self.services, self.aliases, &self.settings.mesh.domain);
         // In name order, so that two pods that claim one address give one answer.
-        let pods = self
-            .objects
-            .pods
-            .keys()
-            .filter_map(|key| self.pods.get(key));
-        for record in pods.filter(|record| record.is_alive && !record.is_host_network) {
-            for &ip in &record.ips {
+        for (key, pod) in &self.objects.pods {
+            let record = self.pods.get(key).filter(|record| record.is_alive);
+            // Pods of the host's network share the node's addresses, which then name nobody.
+            let Some(record) = record.filter(|_| !pod.spec.host_network) else {
+                continue;
+            };
+            for ip in workload::pod_ips(pod) {
                 registry.workloads.insert(ip, Arc::clone(&record.workload));
             }
         }

@@ -207,7 +207,7 @@ impl<'a> Builder<'a> {
                 continue;
             };
             // Istio takes a pod's first address.
-            let Some(&ip) = record.ips.first() else {
+            let Some(&ip) = workload::pod_ips(pod).first() else {
                 continue;
             };
             found.insert(Endpoint {

@@ -66,17 +66,17 @@ fn canonical_names_follow_istios_order_of_labels() {
             "r",
         ),
     ] {
-        let mut texts = Interner::default();
-        let locality = Locality::default();
-        let workload = described(
-            "w".into(),
-            &"ns".into(),
-            &labels(pairs),
-            locality,
-            &mut texts,
-        );
-        assert_eq!(&*workload.canonical_service, service, "{pairs:?}");
-        assert_eq!(&*workload.canonical_revision, revision, "{pairs:?}");
+        let workload = Workload {
+            name: "w-1".into(),
+            workload: "w".into(),
+            labels: Arc::clone(labels(pairs).shared()),
+            ..Workload::default()
+        };
+        assert_eq!(&**workload.canonical_service(), service, "{pairs:?}");
+        let found = workload
+            .canonical_revision()
+            .map_or("latest", |found| found);
+        assert_eq!(found, revision, "{pairs:?}");
     }
 }
 
@@ -87,7 +87,9 @@ fn subsets_select_by_labels_and_place() {
     let locality = locality_of(Some("r1/z1"), &own, None, &mut texts);
     let workload = Workload {
         node: texts.get("n1"),
-        ..described("w".into(), &"ns".into(), &own, locality, &mut texts)
+        labels: Arc::clone(own.shared()),
+        locality,
+        ..Workload::default()
     };
     for (selector, expected) in [
         (&[][..], true),              // no labels select all
