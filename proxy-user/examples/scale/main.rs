@@ -15,6 +15,7 @@ use mesh::{Size, Version};
 use proxy_user::api::ObjectSet;
 use proxy_user::compile::{WithinBudget, compile_within_budget};
 use proxy_user::kernel::{Kernel, KernelError, KernelMaps, KernelOptions, cleanup};
+use proxy_user::node::memory;
 use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::{Publisher, Snapshot};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
@@ -37,6 +38,8 @@ struct Stages {
     in_force: ObjectSet,
     publisher: Publisher,
     kernel: Option<Kernel>,
+    /// CPU time of this process when the last step was done.
+    cpu: Duration,
 }
 
 impl Stages {
@@ -55,6 +58,7 @@ impl Stages {
             in_force: ObjectSet::default(),
             publisher: Publisher::new(Snapshot::default()).0,
             kernel,
+            cpu: Duration::ZERO,
         }
     }
 
@@ -95,7 +99,17 @@ impl Stages {
                 start.elapsed()
             );
         }
-        println!("    in force after {in_force_time:.1?}");
+        let cpu = cpu_time().saturating_sub(self.cpu);
+        println!("    in force after {in_force_time:.1?}, {cpu:.1?} of CPU");
+        drop((loaded, snapshot));
+        let start = Instant::now();
+        memory::return_free_memory();
+        println!(
+            "    {} after returning free memory in {:.1?}",
+            megabytes(resident_mb()),
+            start.elapsed()
+        );
+        self.cpu = cpu_time();
     }
 }
 
@@ -120,6 +134,16 @@ fn resident_mb() -> u64 {
         .and_then(|text| text.trim().parse::<u64>().ok())
         .unwrap_or(0)
         / 1024
+}
+
+/// CPU time of all threads of this process, in ticks of 10 ms.
+fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in brackets, may have spaces; user and system time are fields 14 and 15.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 fn megabytes(count: u64) -> String {
@@ -182,6 +206,7 @@ fn main() {
     };
     let files = mesh::files(&size, version);
     println!("generated, {}", megabytes(resident_mb()));
+    stages.cpu = cpu_time();
     stages.apply("everything", files);
     if let Some(kernel) = &stages.kernel {
         print_maps(kernel);

@@ -24,7 +24,7 @@ use crate::compile::{WithinBudget, compile_within_budget};
 use crate::finding::{Finding, ObjectRef, Severity};
 use crate::kernel::KernelMaps;
 use crate::net::NetnsCookie;
-use crate::node::{NodeEvent, WantedPod};
+use crate::node::{NodeEvent, WantedPod, memory};
 use crate::proxy::WorkerHandle;
 use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
 use crate::snapshot::{Capture, Publisher, Snapshot};
@@ -218,6 +218,8 @@ impl Control {
         self.pods
             .reconcile(&self.snapshot, &*self.parts.kernel, &self.parts.workers);
         self.report(loaded, compile_time);
+        // The last snapshot has gone.
+        memory::return_free_memory();
     }
 
     fn report(&mut self, loaded: &Loaded, compile_time: Duration) {

@@ -185,7 +185,7 @@ impl Reader<'_> {
         };
         let line = document.line;
         let Some(name) = name.filter(|name| !name.is_empty()) else {
-            let problem = match document.find_invalid("") {
+            let problem = match document.find_invalid() {
                 Some((path, line, message)) => TypeProblem {
                     path,
                     line,
@@ -416,7 +416,7 @@ fn read_typed<S: InSet>(
     key: &ObjectKey,
 ) -> Result<Object<S>, TypeProblem> {
     let line = document.line;
-    if let Some((path, line, message)) = document.find_invalid("") {
+    if let Some((path, line, message)) = document.find_invalid() {
         return Err(TypeProblem {
             path,
             line,

@@ -44,8 +44,8 @@ impl Registry {
             objects,
             settings,
             texts: Interner::default(),
-            pods: HashMap::new(),
-            slices: HashMap::new(),
+            pods: HashMap::with_capacity(objects.pods.len()),
+            slices: HashMap::with_capacity(objects.endpoint_slices.len()),
             services: Vec::new(),
             aliases: Vec::new(),
             findings,
@@ -212,6 +212,7 @@ impl<'a> Builder<'a> {
         self.report_duplicates();
         let mut registry = Registry::index(self.services, self.aliases, &self.settings.mesh.domain);
         // In name order, so that two pods that claim one address give one answer.
+        registry.workloads.reserve(self.pods.len());
         for (key, pod) in &self.objects.pods {
             let record = self.pods.get(key).filter(|record| record.is_alive);
             // Pods of the host's network share the node's addresses, which then name nobody.
