@@ -39,8 +39,10 @@ pub trait Facts: Tables {
     fn scope(&self, id: u32) -> Option<&ScopeValue>;
     /// `OVERRIDES`.
     fn override_of(&self, key: OverrideKey) -> Option<&OverrideValue>;
-    /// State of the pod's listener.
-    fn listener(&self, key: ListenerKey) -> Listener;
+    /// State of the pod's listener, which must be on this port.
+    fn listener(&self, key: ListenerKey, port: PortBe) -> Listener;
+    /// Whether `port` is one of [`NodeState::guarded_ports`].
+    fn is_guarded_port(&self, port: PortBe) -> bool;
     /// Last heartbeat of a worker, monotonic ns.
     fn worker_beat_ns(&self, worker: u32) -> u64;
     /// Monotonic ns.
@@ -56,7 +58,7 @@ pub trait Facts: Tables {
 /// State of a pod's listening socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listener {
-    /// Not in the table.
+    /// Not in the table, or not where the pod's entry says.
     Gone,
     /// Its backlog is at least three quarters full.
     Full,
@@ -364,9 +366,13 @@ fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr
             }
             let pick = pick(facts, &found.action, addr);
             match pick.outcome {
-                Outcome::Endpoint => {
-                    return Decision::picked(&pick, Reason::KernelPath).of(service_id);
-                }
+                Outcome::Endpoint => match reach(facts, id, &pick.endpoint) {
+                    Reach::Open => {
+                        return Decision::picked(&pick, Reason::KernelPath).of(service_id);
+                    }
+                    Reach::Closed => return Decision::refuse(Reason::HostGuard).of(service_id),
+                    Reach::AskProxy => facts.count(Reason::GuardedPort),
+                },
                 Outcome::Original => {
                     let decision = Decision::pass(Reason::Passthrough).of(service_id);
                     return Decision {
@@ -386,7 +392,7 @@ fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr
     let family = addr.family();
     let port = pod.listener(family);
     if !is_proxy_alive(facts, id, pod, family) {
-        return degraded(facts, pod, found, addr);
+        return degraded(facts, id, pod, found, addr);
     }
     if facts.is_source_taken(family, port) {
         return Decision::pass(Reason::SourceTaken).of(service_id);
@@ -394,9 +400,34 @@ fn act<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr
     // Without the socket's state the proxy could not learn the destination.
     if !facts.reserve_state() {
         facts.count(Reason::StorageFailed);
-        return degraded(facts, pod, found, addr);
+        return degraded(facts, id, pod, found, addr);
     }
     Decision::listener(family, port).of(service_id)
+}
+
+/// Whether a pod may be sent to an endpoint that it did not dial itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Open,
+    Closed,
+    /// Only userspace knows whether the address is one of the host's.
+    AskProxy,
+}
+
+/// In the host's namespace a rule must not lead to what is the host's alone: whoever may write
+/// rules need not be root there.
+#[inline(always)]
+fn reach<F: Facts>(facts: &F, id: PodId, endpoint: &EndpointValue) -> Reach {
+    if id.space != PodId::CGROUP {
+        return Reach::Open;
+    }
+    if !matches!(endpoint.addr.class(), AddrClass::Unicast) {
+        return Reach::Closed;
+    }
+    if facts.is_guarded_port(endpoint.port) {
+        return Reach::AskProxy;
+    }
+    Reach::Open
 }
 
 /// What stale maps do instead of `action`; `None` while they are fresh, or when nothing but the
@@ -425,7 +456,7 @@ fn is_proxy_alive<F: Facts>(facts: &F, id: PodId, pod: &PodValue, family: Family
         facts.count(Reason::ListenerGone);
         return false;
     }
-    match facts.listener(ListenerKey::new(id, family)) {
+    match facts.listener(ListenerKey::new(id, family), pod.listener(family)) {
         Listener::Gone => {
             facts.count(Reason::ListenerGone);
             return false;
@@ -448,7 +479,7 @@ fn is_proxy_alive<F: Facts>(facts: &F, id: PodId, pod: &PodValue, family: Family
 
 /// The proxy is down: what the pod asks for, else the L4 part that the rule was compiled to.
 #[inline(always)]
-fn degraded<F: Facts>(facts: &F, pod: &PodValue, found: &Found, addr: Addr) -> Decision {
+fn degraded<F: Facts>(facts: &F, id: PodId, pod: &PodValue, found: &Found, addr: Addr) -> Decision {
     let service_id = found.service_id;
     if pod.flags & PodValue::DOWN_DENY != 0 {
         return Decision::refuse(Reason::DegradedDeny).of(service_id);
@@ -465,6 +496,9 @@ fn degraded<F: Facts>(facts: &F, pod: &PodValue, found: &Found, addr: Addr) -> D
             }
             let pick = pick(facts, &found.degraded, addr);
             match pick.outcome {
+                Outcome::Endpoint if reach(facts, id, &pick.endpoint) != Reach::Open => {
+                    Decision::refuse(Reason::HostGuard).of(service_id)
+                }
                 Outcome::Endpoint => Decision::picked(&pick, Reason::DegradedKernel).of(service_id),
                 Outcome::Empty => Decision::refuse(Reason::NoEndpoint).of(service_id),
                 Outcome::Original | Outcome::OtherFamily | Outcome::Mismatch => {

@@ -96,8 +96,11 @@ impl Facts for World {
     fn override_of(&self, key: OverrideKey) -> Option<&OverrideValue> {
         self.overrides.get(&key)
     }
-    fn listener(&self, _: ListenerKey) -> Listener {
+    fn listener(&self, _: ListenerKey, _: PortBe) -> Listener {
         self.listener.unwrap_or(Listener::Ready)
+    }
+    fn is_guarded_port(&self, port: PortBe) -> bool {
+        self.node.guarded_ports.contains(&port)
     }
     fn worker_beat_ns(&self, _: u32) -> u64 {
         self.beat_ns
@@ -775,6 +778,98 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
             |w| w.has_no_memory = true,
             Verdict::Pass,
             Reason::DegradedPass,
+        ),
+    ]);
+}
+
+/// Rules may not lead a pod of the host's namespace to what is the host's alone.
+#[test]
+fn step_10_leads_host_pods_to_nothing_that_is_the_hosts_alone() {
+    const GUARDED: PortBe = PortBe::from_host(15020);
+    fn host_pod_to(world: &mut World, to: &str, port: PortBe) {
+        host_pod(world);
+        world.tables.endpoints[0].addr = addr(to);
+        world.tables.endpoints[0].port = port;
+        service(world).action = Action::with_target(Action::CLUSTER, 1, 1);
+    }
+    fn host_pod(world: &mut World) {
+        let pod = world.pod.as_mut().expect("this world has a pod");
+        pod.0 = PodId::cgroup(77);
+        world.node.guarded_ports[3] = GUARDED;
+    }
+    fn down(world: &mut World, to: &str, port: PortBe) {
+        host_pod_to(world, to, port);
+        let service = service(world);
+        service.degraded = service.action;
+        service.action = Action::plain(Action::PROXY);
+        world.listener = Some(Listener::Gone);
+    }
+    check(&[
+        (
+            "an endpoint elsewhere",
+            |w| host_pod_to(w, "10.0.0.5", PORT),
+            Verdict::Endpoint,
+            Reason::KernelPath,
+        ),
+        (
+            "loopback",
+            |w| host_pod_to(w, "127.0.0.1", PORT),
+            Verdict::Refuse,
+            Reason::HostGuard,
+        ),
+        (
+            "the metadata address",
+            |w| host_pod_to(w, "169.254.169.254", PORT),
+            Verdict::Refuse,
+            Reason::HostGuard,
+        ),
+        (
+            "0.0.0.0",
+            |w| host_pod_to(w, "0.0.0.0", PORT),
+            Verdict::Refuse,
+            Reason::HostGuard,
+        ),
+        (
+            "a port of the node's own services",
+            |w| host_pod_to(w, "10.0.0.5", GUARDED),
+            Verdict::Listener,
+            Reason::ProxyPath,
+        ),
+        (
+            "such a port without a proxy",
+            |w| down(w, "10.0.0.5", GUARDED),
+            Verdict::Refuse,
+            Reason::HostGuard,
+        ),
+        (
+            "loopback as degraded form",
+            |w| down(w, "127.0.0.1", PORT),
+            Verdict::Refuse,
+            Reason::HostGuard,
+        ),
+        (
+            "the L4 part of a rule",
+            |w| down(w, "10.0.0.5", PORT),
+            Verdict::Endpoint,
+            Reason::DegradedKernel,
+        ),
+        (
+            "a pod with a loopback of its own",
+            |w| {
+                host_pod_to(w, "127.0.0.1", GUARDED);
+                w.pod.as_mut().expect("this world has a pod").0 = POD;
+            },
+            Verdict::Endpoint,
+            Reason::KernelPath,
+        ),
+        (
+            "what it dials itself is not captured",
+            |w| {
+                host_pod(w);
+                dial(w, "127.0.0.1");
+            },
+            Verdict::Pass,
+            Reason::Loopback,
         ),
     ]);
 }

@@ -16,7 +16,7 @@ pub mod service;
 pub mod socket;
 
 /// Raised with every change of a map's shape; pins of another version are not adopted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Declares that a map type is plain bytes: its size, and `aya::Pod` for userspace.
 macro_rules! plain_bytes {

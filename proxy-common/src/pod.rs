@@ -216,10 +216,17 @@ pub struct NodeState {
     pub flags: u32,
     /// Level of the cgroup that the programs are attached to; pods stand one to three below it.
     pub attach_level: u32,
+    /// Cookie of the host's namespace: a ready pod of `HOST_PODS` is one there and nowhere else.
+    pub host_netns: u64,
+    /// Ports that the node's own services listen on, zero for none: an endpoint of a host pod with
+    /// one of them is left to the proxy, which knows the host's addresses.
+    pub guarded_ports: [PortBe; NodeState::GUARDED_PORTS_MAX],
 }
-plain_bytes!(NodeState, 32);
+plain_bytes!(NodeState, 56);
 
 impl NodeState {
+    /// Admin, metrics, health and the kubelet's two, with some to spare.
+    pub const GUARDED_PORTS_MAX: usize = 8;
     /// `HOST_PODS` holds entries: look the caller's cgroups up when its namespace is unknown.
     pub const HOST_PODS: u32 = 1;
     /// Refuse connections of pods that are meshed but not ready.

@@ -109,6 +109,11 @@ reasons! {
     FlowDropped = 36, "flow_dropped";
     /// Counted beside the verdict: `connect()` was answered ECONNREFUSED.
     Refused = 37, "refused";
+    /// Step 10, refused: a host pod's endpoint is an address that only the host itself may reach.
+    HostGuard = 38, "host_guard";
+    /// Counted beside the verdict: a host pod's endpoint has a port of the node's own services, so
+    /// the proxy decides.
+    GuardedPort = 39, "guarded_port";
 }
 
 /// Number of counters in `REASONS`.

@@ -81,6 +81,8 @@ plain_bytes!(OriginalDstKey, 32);
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OriginalDstValue {
+    /// Which pod dialled: a listener's port may have been another pod's before.
+    pub pod: PodId,
     /// The address that the application dialled.
     pub addr: Addr,
     /// Its port.
@@ -96,4 +98,4 @@ pub struct OriginalDstValue {
     /// When the SYN was about to leave, monotonic ns.
     pub inserted_ns: u64,
 }
-plain_bytes!(OriginalDstValue, 40);
+plain_bytes!(OriginalDstValue, 56);

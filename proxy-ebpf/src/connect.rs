@@ -10,6 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_setsockopt},
     programs::SockAddrContext,
 };
+use aya_log_ebpf::error;
 use proxy_common::{
     addr::{Addr, PortBe},
     balance::Tables,
@@ -71,6 +72,11 @@ pub(crate) fn run(ctx: &SockAddrContext, family: SocketFamily) -> i32 {
         Verdict::Endpoint => {
             if !facts.remember(&decision, SocketState::PATH_KERNEL, decision.endpoint) {
                 count(Reason::StorageFailed);
+                error!(
+                    ctx,
+                    "no memory for the state of a socket of pod {}: its connection has no flow record",
+                    facts.pod().0.id
+                );
             }
             if decision.keepalive {
                 facts.set_keepalive(decision.cluster_id);

@@ -13,9 +13,11 @@ use aya_ebpf::{
     },
     programs::SockOpsContext,
 };
+use aya_log_ebpf::error;
 use proxy_common::{
     addr::{Addr, AddrClass, Family, PortBe},
     flow::FlowEvent,
+    pod::NodeState,
     reason::Reason,
     socket::{OriginalDstKey, OriginalDstValue, SocketState},
 };
@@ -54,6 +56,7 @@ fn connecting(ctx: &SockOpsContext) {
     match state.path {
         SocketState::PATH_PROXY => {
             let value = OriginalDstValue {
+                pod: state.pod,
                 addr: state.original,
                 port: state.original_port,
                 reserved: 0,
@@ -62,11 +65,16 @@ fn connecting(ctx: &SockOpsContext) {
                 reserved_2: 0,
                 inserted_ns: now_ns(),
             };
-            if maps::ORIGINAL_DSTS
-                .insert(original_dst_key(ctx, state), value, 0)
-                .is_err()
-            {
+            let key = original_dst_key(ctx, state);
+            if let Err(error) = maps::ORIGINAL_DSTS.insert(key, value, 0) {
                 count(Reason::OriginalDstFull);
+                error!(
+                    ctx,
+                    "no room in ORIGINAL_DSTS (error {}): a captured connection of pod {} from port {} will be refused",
+                    error,
+                    state.pod.id,
+                    ctx.local_port()
+                );
             }
         }
         SocketState::PATH_KERNEL => {
@@ -91,12 +99,15 @@ fn delete_strangers_entry(ctx: &SockOpsContext) {
     }
     // SAFETY: the context is valid.
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    // SAFETY: not preallocated, so the value stays whole until the program ends (RCU).
-    let Some(pod) = (unsafe { maps::PODS.get(netns_cookie) }) else {
-        return;
-    };
-    if pod.listener(remote.family()) != listener {
-        return;
+    // In the host's namespace any port may be a host pod's listener.
+    if !is_host_with_pods(netns_cookie) {
+        // SAFETY: not preallocated, so the value stays whole until the program ends (RCU).
+        let Some(pod) = (unsafe { maps::PODS.get(netns_cookie) }) else {
+            return;
+        };
+        if pod.listener(remote.family()) != listener {
+            return;
+        }
     }
     let key = OriginalDstKey {
         netns_cookie,
@@ -106,6 +117,14 @@ fn delete_strangers_entry(ctx: &SockOpsContext) {
         reserved: 0,
     };
     let _ = maps::ORIGINAL_DSTS.remove(key);
+}
+
+#[inline(always)]
+fn is_host_with_pods(netns_cookie: u64) -> bool {
+    match maps::NODE_STATE.get(0) {
+        Some(node) => node.flags & NodeState::HOST_PODS != 0 && node.host_netns == netns_cookie,
+        None => false,
+    }
 }
 
 #[inline(always)]

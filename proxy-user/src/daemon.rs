@@ -15,15 +15,18 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{ServerAddresses, Servers};
 use crate::api::ObjectSet;
-use crate::control::{AccessLogTarget, Control, FlowReader, Identity, LiveNode, Parts};
+use crate::control::{
+    AccessLogState, AccessLogTarget, Control, FlowReader, Identity, LiveNode, Parts,
+};
 use crate::kernel::{Kernel, KernelMaps, KernelOptions};
-use crate::node::{cgroup, pod_watch};
+use crate::node::listener::HandedListener;
+use crate::node::{HostGuard, cgroup, pod_watch};
 use crate::proxy::{Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
-use crate::settings::{AccessLogEncoding, ConfigSource, MeshSettings, Settings};
+use crate::settings::{AccessLogEncoding, AdminAddress, ConfigSource, MeshSettings, Settings};
 use crate::snapshot::{Publisher, Snapshot, SnapshotReader};
 use crate::source::directory::{DirectorySource, WatchTimes, spawn_directory_source};
 use crate::source::mesh::mesh_config;
-use takeover::{HandedListener, Successor, Waiting};
+use takeover::{Successor, Waiting};
 
 use crate::telemetry::{
     AccessLog, AccessLogFormat, MetricsRegistry, NodeMetrics, Telemetry, logging,
@@ -63,10 +66,11 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let source = open_source(&settings)?;
     // The cluster's own mesh settings are among the first objects.
     let mesh = start_mesh(&settings, &source.updates.borrow().objects);
-    let access_log = open_access_log(&mesh)?;
+    let (access_log, access_log_state) = start_access_log(&settings, &mesh)?;
     // What a user can get wrong has been looked at: now a running daemon may make room.
     let (waiting, handed) = take_over(&settings)?;
-    let kernel = open_kernel(&settings, &pods_root)?;
+    let host = host_guard(&settings)?;
+    let kernel = open_kernel(&settings, &pods_root, &host)?;
     kernel
         .register_daemon(cgroup::own_id(&mount).context("cannot find the daemon's own cgroup")?)?;
 
@@ -74,13 +78,18 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(Arc::new(MetricsRegistry::default()), access_log);
     let node_metrics = Arc::new(NodeMetrics::new(Arc::clone(telemetry.metrics())));
     let workers = spawn_workers(&settings, &snapshot, &kernel, &telemetry)?;
-    let flows = FlowReader::spawn(Arc::clone(&kernel), snapshot.clone(), telemetry.recorder())?;
     let live = Arc::new(LiveNode::new(
         snapshot.clone(),
         Arc::clone(&kernel),
         settings.document(),
         identity(&settings, &pods_root, workers.len()),
     ));
+    let flows = FlowReader::spawn(
+        Arc::clone(&kernel),
+        snapshot,
+        Arc::clone(&live),
+        telemetry.recorder(),
+    )?;
     let servers = Servers::spawn(
         &ServerAddresses {
             admin: Some(settings.admin.clone()),
@@ -104,7 +113,8 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         wanted,
         metrics: node_metrics,
         live,
-        access_log: AccessLogTarget::of(&mesh),
+        access_log: access_log_state,
+        host: Arc::new(host),
         handed,
     });
     let first = Arc::clone(&updates.borrow());
@@ -146,13 +156,30 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_kernel(settings: &Settings, pods_root: &Path) -> anyhow::Result<Arc<dyn KernelMaps>> {
+/// What no rule may lead a host-network pod to: in-pod listeners are on loopback.
+fn host_guard(settings: &Settings) -> anyhow::Result<HostGuard> {
+    let admin = match &settings.admin {
+        AdminAddress::Tcp(address) => Some(address.port()),
+        AdminAddress::Unix(_) => None,
+    };
+    let ports = [settings.metrics.port(), settings.health.port()];
+    HostGuard::new(ports.into_iter().chain(admin))
+        .context("cannot read the network namespace's cookie (needs Linux 5.14)")
+}
+
+fn open_kernel(
+    settings: &Settings,
+    pods_root: &Path,
+    host: &HostGuard,
+) -> anyhow::Result<Arc<dyn KernelMaps>> {
     let kernel = Kernel::open(&KernelOptions {
         cgroup: pods_root.to_owned(),
         pins: settings.pins.clone(),
         stale_after: settings.kernel_path_stale_after,
         heartbeat_max: HEARTBEAT_MAX,
         is_strict: settings.is_strict,
+        host_netns: host.netns,
+        guarded_ports: host.ports().to_vec(),
     })?;
     Ok(Arc::new(kernel))
 }
@@ -203,12 +230,27 @@ fn open_source(settings: &Settings) -> anyhow::Result<DirectorySource> {
 /// The mesh's settings at the start: the settings file's over the ConfigMap's. What is wrong
 /// with the ConfigMap is a finding of the control loop.
 fn start_mesh(settings: &Settings, objects: &ObjectSet) -> MeshSettings {
-    for field in &settings.mesh_config.ignored {
-        tracing::warn!(field = %format!("mesh.{field}"), "not honoured yet, the mesh acts without it");
-    }
     let root_namespace = settings.mesh(None).root_namespace;
     let config_map = mesh_config(objects, &root_namespace, &mut Vec::new());
     settings.mesh(config_map.as_ref())
+}
+
+/// The access log as the mesh wants it. One that cannot be opened ends the start only where the
+/// settings file names it: the mesh's own must not keep the node from being served.
+fn start_access_log(
+    settings: &Settings,
+    mesh: &MeshSettings,
+) -> anyhow::Result<(Option<AccessLog>, AccessLogState)> {
+    let wanted = AccessLogTarget::of(mesh);
+    let state = |current, failed| AccessLogState { current, failed };
+    match open_access_log(mesh) {
+        Ok(access_log) => Ok((access_log, state(wanted, None))),
+        Err(error) if settings.mesh_config.access_log_file.is_none() => {
+            let off = AccessLogTarget::of(&MeshSettings::default());
+            Ok((None, state(off, Some((wanted, format!("{error:#}"))))))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn open_access_log(mesh: &MeshSettings) -> anyhow::Result<Option<AccessLog>> {

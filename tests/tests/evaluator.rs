@@ -15,14 +15,15 @@ use mizzen_tests::evaluator::generate::{self, Ports};
 use mizzen_tests::evaluator::model::{Client, Mesh, Request};
 use mizzen_tests::evaluator::naive::{Outcome, Share, evaluate};
 use mizzen_tests::evaluator::yaml;
+use proxy_common::pod::PodId;
 use proxy_user::admin::explain_query;
 use proxy_user::admin::view::ExplainQuery;
 use proxy_user::compile::compile;
 use proxy_user::compile::explain::{self, Explanation};
 use proxy_user::net::{
-    CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid,
+    Accepted, CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid,
+    SocketFactory,
 };
-use proxy_user::node::netns::HostNamespace;
 use proxy_user::proxy::{
     PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits,
 };
@@ -31,6 +32,7 @@ use proxy_user::snapshot::{Publisher, Snapshot, SnapshotReader};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 use proxy_user::telemetry::record::WorkloadLabels;
 use proxy_user::telemetry::{MetricsRegistry, Telemetry};
+use socket2::{Domain, Socket, Type};
 
 /// The acceptance asks for at least 500.
 const CONFIGURATIONS: u64 = 600;
@@ -237,15 +239,26 @@ struct Bench {
 struct Table(Mutex<HashMap<SocketAddr, SocketAddr>>);
 
 impl OriginalDstSource for Table {
-    fn take(&self, _: NetnsCookie, client: SocketAddr) -> Option<CapturedDst> {
+    fn take(&self, accepted: &Accepted) -> Option<CapturedDst> {
         let dst = self
             .0
             .lock()
             .expect("no panic while it is held")
-            .remove(&client)?;
+            .remove(&accepted.client)?;
         Some(CapturedDst {
             dst: OriginalDst(dst),
         })
+    }
+}
+
+/// Upstream sockets of this namespace; servers of the test are on loopback.
+struct PlainSockets;
+
+impl SocketFactory for PlainSockets {
+    fn open_tcp(&self, towards: SocketAddr) -> std::io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(towards), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
     }
 }
 
@@ -279,9 +292,11 @@ impl Bench {
                 let address = listener.local_addr().expect("bound");
                 let pod = PodHandle {
                     uid: PodUid(uid(at).into()),
-                    cookie: NetnsCookie(at as u64 + 1),
+                    id: PodId::namespace(at as u64 + 1),
+                    netns: NetnsCookie(at as u64 + 1),
+                    listening_since_ns: 0,
                     listeners: vec![listener],
-                    sockets: Arc::new(HostNamespace),
+                    sockets: Arc::new(PlainSockets),
                     labels: Arc::new(WorkloadLabels::unknown()),
                 };
                 worker

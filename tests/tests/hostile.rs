@@ -135,6 +135,50 @@ fn a_way_out_that_comes_and_goes_is_followed(it: &mut Fixture) -> anyhow::Result
     it.lab.remove_pod(&pod)
 }
 
+fn a_pod_that_uses_up_its_connections_is_named_while_it_does(
+    it: &mut Fixture,
+) -> anyhow::Result<()> {
+    let pod = it
+        .lab
+        .add_pod_unannounced(PodSpec::new("default", "crowded"))?;
+    let range = "echo 40000 40099 > /proc/sys/net/ipv4/ip_local_port_range";
+    pod.run(&["sh", "-c", range])?.ok()?;
+    it.lab.announce_pod(&pod)?;
+    it.wait_captured(&pod, Duration::from_secs(10))?;
+    let named = |it: &Fixture| -> anyhow::Result<bool> {
+        let findings = it.daemon.cli(&["get", "findings"])?.ok()?;
+        let mut lines = findings.lines();
+        Ok(lines.any(|line| line.contains("crowded") && line.contains("of the 100 captured")))
+    };
+    let limited = it.vip4("limited", LIMITED)?;
+    let hold = |number: &str| -> anyhow::Result<_> {
+        let args = ["tcp-client", "--to", &limited, "-n", number, "--hold"];
+        let process = pod.spawn_workload("hold", &args)?;
+        let seen: Vec<mizzen_tests::workload::tcp_client::Seen> = process.wait_json()?;
+        let failed: Vec<_> = seen.iter().filter(|it| !it.error.is_empty()).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        Ok(process)
+    };
+    let most = hold("60")?;
+    wait_until("the gauge to follow", Duration::from_secs(10), || {
+        let open = it
+            .daemon
+            .metric("mizzen_captured_connections", &["crowded"])?;
+        Ok((open >= 60.0).then_some(()))
+    })?;
+    assert!(!named(it)?, "60 of 100 are no reason");
+    let rest = hold("24")?;
+    wait_until("the finding", Duration::from_secs(10), || {
+        Ok(named(it)?.then_some(()))
+    })?;
+    drop(rest);
+    wait_until("the finding to go", Duration::from_secs(10), || {
+        Ok((!named(it)?).then_some(()))
+    })?;
+    drop(most);
+    it.lab.remove_pod(&pod)
+}
+
 fn main() -> ExitCode {
     run_checks(
         Needs::Daemon,
@@ -143,6 +187,7 @@ fn main() -> ExitCode {
             a_pod_that_holds_the_capture_port_is_captured_by_another,
             pods_that_go_amid_their_connections_leave_no_namespace,
             a_way_out_that_comes_and_goes_is_followed,
+            a_pod_that_uses_up_its_connections_is_named_while_it_does,
         ],
     )
 }

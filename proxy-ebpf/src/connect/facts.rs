@@ -4,7 +4,7 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::bpf_sock_tuple,
+    bindings::{bpf_sock, bpf_sock_tuple},
     helpers::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32,
         bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_sk_release, bpf_skc_lookup_tcp,
@@ -12,6 +12,7 @@ use aya_ebpf::{
     },
     maps::lpm_trie::Key,
 };
+use aya_log_ebpf::error;
 use proxy_common::{
     addr::{Addr, Family, PortBe},
     balance::Tables,
@@ -151,6 +152,10 @@ impl Facts for Connect<'_> {
             }
             // SAFETY: as `cluster`.
             if let Some(pod) = unsafe { maps::HOST_PODS.get(id) } {
+                // In a namespace of its making there is no listener for it.
+                if pod.flags & PodValue::NOT_READY == 0 && node.host_netns != cookie {
+                    break;
+                }
                 return (PodId::cgroup(id), Some(pod));
             }
         }
@@ -195,7 +200,22 @@ impl Facts for Connect<'_> {
     }
 
     #[inline(always)]
-    fn listener(&self, key: ListenerKey) -> Listener {
+    fn is_guarded_port(&self, port: PortBe) -> bool {
+        let Some(node) = maps::NODE_STATE.get(0) else {
+            return true;
+        };
+        let mut at = 0;
+        while at < NodeState::GUARDED_PORTS_MAX {
+            if node.guarded_ports[at] == port {
+                return true;
+            }
+            at += 1;
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn listener(&self, key: ListenerKey, port: PortBe) -> Listener {
         // SAFETY: map and key are valid; the socket that comes back is released on every path.
         let listener = unsafe {
             bpf_map_lookup_elem(
@@ -207,8 +227,15 @@ impl Facts for Connect<'_> {
             return Listener::Gone;
         }
         let is_full = is_backlog_full(listener);
+        // SAFETY: not null, and the table holds sockets; `src_port` is in host order.
+        let bound = unsafe { (*listener.cast::<bpf_sock>()).src_port } as u16;
         // SAFETY: the lookup took a reference.
         unsafe { bpf_sk_release(listener) };
+        // A restarted daemon names pod and listener one after the other, and in the host's
+        // namespace the port that the pod had may be another pod's now.
+        if PortBe::from_host(bound) != port {
+            return Listener::Gone;
+        }
         if is_full {
             Listener::Full
         } else {
@@ -293,11 +320,15 @@ impl Facts for Connect<'_> {
     #[inline(always)]
     fn reserve_state(&self) -> bool {
         // SAFETY: as in `remember`.
-        unsafe {
-            !maps::SK_STORAGE
-                .get_or_insert_ptr_mut(self.ctx, None)
-                .is_null()
+        let state = unsafe { maps::SK_STORAGE.get_or_insert_ptr_mut(self.ctx, None) };
+        if state.is_null() {
+            error!(
+                self.ctx,
+                "no memory for the state of a socket of pod {}: its connection takes the degraded form",
+                self.pod().0.id
+            );
         }
+        !state.is_null()
     }
 
     #[inline(always)]

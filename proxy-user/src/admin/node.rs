@@ -43,6 +43,8 @@ pub struct PodState {
     pub worker: Option<usize>,
     /// Its open captured connections.
     pub connections: u64,
+    /// How many it may have at a time.
+    pub connections_max: Option<u64>,
     /// Ports of its in-pod listeners, IPv4 first.
     pub listener_ports: Vec<u16>,
 }

@@ -195,10 +195,15 @@ impl Resource for Node {
     type Status = NoStatus;
 }
 
-/// Certificates and keys. Nothing reads its values yet, so none is kept in memory.
+/// Certificates and keys. Values stay base64, so that they are decoded where they are used.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Secret {}
+pub struct Secret {
+    /// Values in base64 by key.
+    pub data: BTreeMap<String, String>,
+    /// Values as text by key; they win over `data`.
+    pub string_data: BTreeMap<String, String>,
+}
 
 impl Resource for Secret {
     const KIND: Kind = Kind::Secret;

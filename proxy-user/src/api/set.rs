@@ -1,5 +1,6 @@
 //! The complete set of objects that `source` hands over and `compile` reads.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -119,15 +120,18 @@ impl ObjectSet {
 /// oldest. Source: Istio, `sortConfigByCreationTime` in pilot/pkg/model/config.go.
 pub fn in_creation_order<S: Resource>(objects: &Objects<S>) -> Vec<&Arc<Object<S>>> {
     let mut ordered: Vec<_> = objects.values().collect();
-    ordered.sort_by(|a, b| {
-        let (a, b) = (&a.meta, &b.meta);
-        (a.creation_timestamp, &a.name, &a.namespace).cmp(&(
-            b.creation_timestamp,
-            &b.name,
-            &b.namespace,
-        ))
-    });
+    ordered.sort_by(|a, b| by_creation(a, b));
     ordered
+}
+
+/// The order of [`in_creation_order`].
+pub fn by_creation<S: Resource>(a: &Object<S>, b: &Object<S>) -> Ordering {
+    let (a, b) = (&a.meta, &b.meta);
+    (a.creation_timestamp, &a.name, &a.namespace).cmp(&(
+        b.creation_timestamp,
+        &b.name,
+        &b.namespace,
+    ))
 }
 
 /// A kind and its place in an [`ObjectSet`], for code that treats all kinds alike.

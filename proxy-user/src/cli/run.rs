@@ -77,8 +77,8 @@ pub(super) struct RunArgs {
     #[arg(long, env = "MIZZEN_STRICT", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     strict: Option<bool>,
-    /// Capture host-network pods too. Not honoured yet: each such pod gets a finding and passes
-    /// untouched. Default: false. Key: captureHostNetwork.
+    /// Capture host-network pods too, each told from the others by its cgroup. Default: false.
+    /// Key: captureHostNetwork.
     #[arg(long, env = "MIZZEN_CAPTURE_HOST_NETWORK", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     capture_host_network: Option<bool>,

@@ -19,6 +19,7 @@ use super::cluster::ClusterTable;
 use super::facet::{Collector, Facet, Facets, services_by_wildcard};
 use super::kernel_view::{KernelClusters, KernelEntries, assemble};
 use super::l4_route::order_tls;
+use super::mesh::MeshPolicies;
 use super::path_plan::{plan_l4, plan_port_wide, plan_tls};
 use super::registry::Registry;
 use super::route::Router;
@@ -59,6 +60,7 @@ pub(crate) fn build<'r>(
     virtual_services: &VirtualServices,
     clients: &[Arc<ClientView>],
     mesh: &MeshSettings,
+    policies: &MeshPolicies,
     clusters: &mut ClusterTable<'r>,
     problems: &mut Problems,
 ) -> Listeners {
@@ -66,7 +68,7 @@ pub(crate) fn build<'r>(
         collector: Collector {
             registry,
             virtual_services,
-            router: Router::new(clusters, registry, problems),
+            router: Router::new(clusters, registry, policies, problems),
             by_wildcard: services_by_wildcard(registry, virtual_services),
             mesh_domain: &mesh.domain,
         },

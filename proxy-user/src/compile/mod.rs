@@ -6,7 +6,8 @@
 //! The order of work: `registry` (services and endpoints), `destination_rule` (which
 //! DestinationRule is whose), `scope` (pods with one view), `cluster` (what a
 //! destination is, on demand), `virtual_service` (rules with full names), `listener`
-//! (what stands at which address, for each scope), `pod` (who is captured).
+//! (what stands at which address, for each scope), `gateway` (what gateway pods listen on),
+//! `pod` (who is captured).
 
 mod action;
 mod address;
@@ -17,9 +18,11 @@ mod degraded;
 mod delegate;
 mod destination_rule;
 mod diagnostics;
+mod envoy_filter;
 pub mod explain;
 mod facet;
 mod forward;
+mod gateway;
 mod header_ops;
 mod host;
 mod http_policy;
@@ -28,6 +31,7 @@ mod l4_route;
 mod ledger;
 mod listener;
 mod matcher;
+mod mesh;
 mod path_plan;
 mod pod;
 mod policy;
@@ -61,8 +65,11 @@ pub use within_budget::{WithinBudget, compile_within_budget};
 
 use cluster::ClusterTable;
 use destination_rule::RuleIndex;
+use gateway::GatewayContext;
+use mesh::MeshPolicies;
 use pod::PodContext;
 use registry::{Registry, Service};
+use route::Router;
 use rule::Problems;
 use scope::Scopes;
 use virtual_service::VirtualServices;
@@ -88,8 +95,11 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let rules = RuleIndex::build(objects, settings, &mut findings);
     let scopes = Scopes::build(objects, settings, &mut findings);
     let unenforced = security::find_unenforced(objects, settings, &mut findings);
+    envoy_filter::check(objects, settings, &mut findings);
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
-    let mut clusters = ClusterTable::new(&registry, &rules, settings);
+    diagnostics::check_sidecars(objects, &mut findings);
+    let policies = MeshPolicies::read(&settings.mesh, &mut findings);
+    let mut clusters = ClusterTable::new(&registry, &rules, settings, &policies);
     let mut problems = Problems::default();
     let virtual_services =
         VirtualServices::new(objects, &settings.mesh, &registry.ledger, &mut problems);
@@ -98,10 +108,25 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         &virtual_services,
         &scopes.clients,
         &settings.mesh,
+        &policies,
         &mut clusters,
         &mut problems,
     );
-    route_check::check(&virtual_services, &registry, &clusters, &mut problems);
+    let context = GatewayContext {
+        objects,
+        settings,
+        registry: &registry,
+        virtual_services: &virtual_services,
+    };
+    let mut router = Router::new(&mut clusters, &registry, &policies, &mut problems);
+    let gateways = gateway::build(&context, &mut router, &mut findings);
+    route_check::check(
+        &virtual_services,
+        &gateways,
+        &registry,
+        &clusters,
+        &mut problems,
+    );
     findings.extend(problems.into_findings());
     let context = PodContext {
         objects,
@@ -123,6 +148,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         clusters: clusters.into_clusters(),
         workloads: registry.workloads,
         scopes: listeners.scopes,
+        gateways,
         kernel: listeners.kernel,
         ..Snapshot::default()
     };

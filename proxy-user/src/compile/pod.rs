@@ -83,15 +83,7 @@ fn view_of(
     let scope = u32::try_from(*context.scopes.by_pod.get(key)?).ok()?;
     let config_hash = pod.meta.annotations.get("kubernetes.io/config.hash");
     let capture = match reason_untouched(context, key, pod) {
-        Some(reason) => {
-            // Asked for and not done: a finding, not only a state.
-            if pod.spec.host_network && context.settings.capture_host_network {
-                let message = format!("is not captured: {reason}");
-                let code = "host-network-not-captured";
-                findings.push(pod.finding(Severity::Error, code, "spec.hostNetwork", message));
-            }
-            Capture::Untouched(Arc::from(reason))
-        }
+        Some(reason) => Capture::Untouched(Arc::from(reason)),
         None if pod_ips(pod).is_empty() => {
             findings.push(pod.finding(
                 Severity::Error,
@@ -144,15 +136,8 @@ fn reason_untouched(
     {
         return Some("it is in ambient mode".to_owned());
     }
-    if pod.spec.host_network {
-        let state = if settings.capture_host_network {
-            "not honoured yet"
-        } else {
-            "off"
-        };
-        return Some(format!(
-            "it uses the host's network; captureHostNetwork is {state}"
-        ));
+    if pod.spec.host_network && !settings.capture_host_network {
+        return Some("it uses the host's network; captureHostNetwork is off".to_owned());
     }
     // What the pod says about itself wins over what its namespace says.
     let wish = pod_label(MESH_LABEL)

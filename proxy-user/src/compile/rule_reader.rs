@@ -95,10 +95,12 @@ impl RuleReader<'_> {
                 .or_default()
                 .insert(u16::try_from(port).unwrap_or_default());
         }
+        let gateways = self.gateway_names(&spec.gateways, object);
         let text = u64::from(object.source.len_bytes());
         MeshRules {
             cost_bytes: text + http.iter().map(cost_bytes).sum::<u64>(),
             index,
+            gateways: gateways.into_iter().map(Arc::from).collect(),
             object: Arc::clone(object),
             hosts,
             export_to: self.export_to(object),
@@ -181,9 +183,12 @@ impl RuleReader<'_> {
             let matches = std::mem::take(&mut spec.matches)
                 .into_iter()
                 .enumerate()
-                .map(|(at, spec)| MatchElement {
-                    spec,
-                    place: place.entry("match", at),
+                .map(|(at, mut spec)| {
+                    spec.gateways = self.gateway_names(&spec.gateways, object);
+                    MatchElement {
+                        spec,
+                        place: place.entry("match", at),
+                    }
                 })
                 .collect();
             self.expand_destinations(&mut spec, object);
@@ -228,7 +233,7 @@ impl RuleReader<'_> {
                     HTTPMatchRequest {
                         port: element.port,
                         source_labels: element.source_labels.clone(),
-                        gateways: element.gateways.clone(),
+                        gateways: self.gateway_names(&element.gateways, object),
                         source_namespace: element.source_namespace.clone(),
                         ..HTTPMatchRequest::default()
                     },
@@ -265,7 +270,7 @@ impl RuleReader<'_> {
                     HTTPMatchRequest {
                         port: element.port,
                         source_labels: element.source_labels.clone(),
-                        gateways: element.gateways.clone(),
+                        gateways: self.gateway_names(&element.gateways, object),
                         source_namespace: element.source_namespace.clone(),
                         ..HTTPMatchRequest::default()
                     },
@@ -298,6 +303,13 @@ impl RuleReader<'_> {
             destination.host = self.full_name(&destination.host, object);
         }
         route
+    }
+
+    fn gateway_names(&self, names: &[String], object: &Object<VirtualService>) -> Vec<String> {
+        let names = names.iter();
+        names
+            .map(|name| host::gateway_name(name, &object.meta.namespace))
+            .collect()
     }
 
     fn full_name(&self, name: &str, object: &Object<VirtualService>) -> String {

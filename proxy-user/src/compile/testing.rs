@@ -10,6 +10,7 @@ use crate::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDow
 
 use super::cluster::ClusterTable;
 use super::destination_rule::RuleIndex;
+use super::mesh::MeshPolicies;
 use super::registry::Registry;
 use super::scope::ClientView;
 
@@ -78,7 +79,8 @@ pub(super) fn with_clusters<T>(
     let registry = Registry::build(set, settings, &mut findings);
     let rules = RuleIndex::build(set, settings, &mut findings);
     super::diagnostics::check_rules(set, settings, &registry, &mut findings);
-    let mut table = ClusterTable::new(&registry, &rules, settings);
+    let policies = MeshPolicies::read(&settings.mesh, &mut findings);
+    let mut table = ClusterTable::new(&registry, &rules, settings, &policies);
     check(&mut table, &registry, &findings)
 }
 

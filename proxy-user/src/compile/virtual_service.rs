@@ -1,5 +1,5 @@
-//! VirtualServices of mesh clients, with hosts expanded and delegates in place, and
-//! which one applies to a host. Start at [`VirtualServices::select`].
+//! VirtualServices with hosts expanded and delegates in place, and which one applies to a
+//! host of the mesh. Start at [`VirtualServices::select`].
 //!
 //! Source: Istio pilot/pkg/model/push_context.go and virtualservice.go.
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::api::{
     Destination, HTTPMatchRequest, HTTPRoute, Object, ObjectSet, RouteDestination, VirtualService,
-    in_creation_order,
+    by_creation, in_creation_order,
 };
 use crate::settings::MeshSettings;
 
@@ -22,11 +22,13 @@ use super::rule_reader::RuleReader;
 use super::scope::ClientView;
 use super::visibility::ExportTo;
 
-/// All VirtualServices that act for mesh clients, in creation order, and their hosts.
+/// All VirtualServices: of those that act for mesh clients also by host.
 #[derive(Debug, Default)]
 pub(crate) struct VirtualServices {
-    /// In creation order; [`MeshRules::index`] is the place here.
+    /// Those for mesh clients in creation order; [`MeshRules::index`] is the place here.
     pub(crate) all: Vec<Arc<MeshRules>>,
+    /// Those that name a gateway, in creation order; some of them are for the mesh too.
+    pub(crate) at_gateways: Vec<Arc<MeshRules>>,
     exact: HashMap<Arc<str>, Vec<usize>>,
     wildcards: HashMap<Arc<str>, Vec<usize>>,
     /// Wildcards whose star stands before something other than a dot, which the lookup by
@@ -38,11 +40,14 @@ pub(crate) struct VirtualServices {
     special: Vec<usize>,
 }
 
-/// One VirtualService as mesh clients see it.
+/// One VirtualService as clients see it.
 #[derive(Debug)]
 pub(crate) struct MeshRules {
-    /// Place in [`VirtualServices::all`].
+    /// Identity: the place in [`VirtualServices::all`]; those that are for gateways alone are
+    /// numbered behind them.
     pub(crate) index: usize,
+    /// `mesh` and Gateways as `namespace/name`, as far as they are written.
+    pub(crate) gateways: Vec<Arc<str>>,
     /// The object.
     pub(crate) object: Arc<Object<VirtualService>>,
     /// Expanded, lower case, in the order written.
@@ -128,6 +133,15 @@ impl L4Match {
 }
 
 impl MeshRules {
+    /// Clients of the mesh use it.
+    pub(crate) fn is_for_mesh(&self) -> bool {
+        self.gateways.is_empty() || self.gateways.iter().any(|name| &**name == MESH)
+    }
+
+    fn names_a_gateway(&self) -> bool {
+        self.gateways.iter().any(|name| &**name != MESH)
+    }
+
     /// In which of Istio's buckets it stands for `client` on `port` (with `None` on any port),
     /// lowest first; `None` is invisible.
     pub(crate) fn bucket(&self, client: &ClientView, port: Option<u16>) -> Option<u8> {
@@ -154,19 +168,32 @@ impl VirtualServices {
             ledger,
         };
         let mut services = Self::default();
-        for object in in_creation_order(&objects.virtual_services) {
-            let is_delegate = object.spec.hosts.is_empty();
-            let is_for_mesh = object.spec.gateways.is_empty()
-                || object.spec.gateways.iter().any(|gateway| gateway == MESH);
-            if is_delegate || !is_for_mesh {
-                continue;
-            }
+        let ordered = in_creation_order(&objects.virtual_services).into_iter();
+        // Without hosts it is a delegate, which does nothing by itself.
+        let ordered = ordered.filter(|object| !object.spec.hosts.is_empty());
+        let is_for_mesh = |object: &&Arc<Object<VirtualService>>| {
+            let gateways = &object.spec.gateways;
+            gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH)
+        };
+        let (for_mesh, others): (Vec<_>, Vec<_>) = ordered.partition(is_for_mesh);
+        for object in for_mesh {
             if !ledger.charge_regexes(&object.meta.namespace, &object.spec) {
                 continue;
             }
             let rules = reader.read(object, services.all.len(), problems);
             services.insert(rules, problems);
         }
+        let both = services.all.iter().filter(|rules| rules.names_a_gateway());
+        let mut at_gateways: Vec<Arc<MeshRules>> = both.cloned().collect();
+        for (at, object) in others.into_iter().enumerate() {
+            if !ledger.charge_regexes(&object.meta.namespace, &object.spec) {
+                continue;
+            }
+            let rules = reader.read(object, services.all.len() + at, problems);
+            at_gateways.push(Arc::new(rules));
+        }
+        at_gateways.sort_by(|a, b| by_creation(&a.object, &b.object));
+        services.at_gateways = at_gateways;
         services
     }
 

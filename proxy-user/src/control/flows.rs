@@ -1,7 +1,8 @@
 //! Flow records of the kernel path become the same connection records that the proxy makes.
 //!
 //! One thread reads the ring buffer and, every few seconds, the live connections: bytes of
-//! long streams are reported while they flow, and live counts are repaired.
+//! long streams are reported while they flow, and live counts are repaired. It also moves the
+//! programs' log lines into the daemon's log.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,8 +14,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use proxy_common::flow::LiveFlow;
+use proxy_common::pod::PodId;
 
-use crate::kernel::{Flow, FlowEvents, FlowKind, FlowPath, KernelMaps};
+use super::live::LiveNode;
+use crate::kernel::{Flow, FlowEvents, FlowKind, FlowPath, KernelLog, KernelMaps};
 use crate::proxy::upstream::workload_labels;
 use crate::snapshot::{Cluster, Snapshot, SnapshotReader, Workload};
 use crate::telemetry::record::{
@@ -41,13 +44,16 @@ impl FlowReader {
     pub(crate) fn spawn(
         kernel: Arc<dyn KernelMaps>,
         snapshot: SnapshotReader,
+        live: Arc<LiveNode>,
         recorder: Arc<dyn Recorder>,
     ) -> io::Result<Self> {
         let is_stopped = Arc::new(AtomicBool::new(false));
         let events = kernel.take_flow_events();
+        let log = kernel.take_log();
         let reader = Reader {
             kernel,
             snapshot,
+            live,
             recorder,
             reported: HashMap::new(),
             index: Index::default(),
@@ -56,7 +62,7 @@ impl FlowReader {
             .name("flows".to_owned())
             .spawn({
                 let is_stopped = Arc::clone(&is_stopped);
-                move || reader.run(events, &is_stopped)
+                move || reader.run(events, log, &is_stopped)
             })?;
         Ok(Self {
             is_stopped,
@@ -78,6 +84,8 @@ impl Drop for FlowReader {
 struct Reader {
     kernel: Arc<dyn KernelMaps>,
     snapshot: SnapshotReader,
+    /// Knows the pods behind the kernel's ids.
+    live: Arc<LiveNode>,
     recorder: Arc<dyn Recorder>,
     /// Bytes of open connections that were reported already, by socket cookie.
     reported: HashMap<u64, Open>,
@@ -97,6 +105,8 @@ struct Index {
     snapshot: Option<Arc<Snapshot>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
     labels: HashMap<IpAddr, Arc<WorkloadLabels>>,
+    /// Of client pods: those of the host's network share an address.
+    pod_labels: HashMap<PodId, Arc<WorkloadLabels>>,
     /// Shared, so that metrics find a series by address (see `telemetry::traffic`).
     services: HashMap<ServiceKey, Arc<DestinationLabels>>,
 }
@@ -105,13 +115,21 @@ struct Index {
 type ServiceKey = (Option<Arc<str>>, Option<Arc<str>>, bool);
 
 impl Reader {
-    fn run(mut self, mut events: Option<FlowEvents>, is_stopped: &AtomicBool) {
+    fn run(
+        mut self,
+        mut events: Option<FlowEvents>,
+        mut log: Option<KernelLog>,
+        is_stopped: &AtomicBool,
+    ) {
         let mut live_read = Instant::now();
         while !is_stopped.load(Ordering::Relaxed) {
             std::thread::sleep(READ_EVERY);
             self.index.refresh(&self.snapshot);
             while let Some(flow) = events.as_mut().and_then(FlowEvents::next_flow) {
                 self.on_flow(&flow);
+            }
+            if let Some(log) = &mut log {
+                log.flush();
             }
             if live_read.elapsed() >= LIVE_EVERY {
                 live_read = Instant::now();
@@ -121,7 +139,8 @@ impl Reader {
     }
 
     fn on_flow(&mut self, flow: &Flow) {
-        let record = self.index.record(flow);
+        let source = self.index.labels_of_client(flow, &self.live);
+        let record = self.index.record(flow, source);
         match flow.kind {
             FlowKind::Opened => {
                 self.recorder.connection_opened(&record);
@@ -204,11 +223,12 @@ impl Index {
             .map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster)))
             .collect();
         self.labels.clear();
+        self.pod_labels.clear();
         self.services.clear();
         self.snapshot = Some(current);
     }
 
-    fn record(&mut self, flow: &Flow) -> ConnectionRecord {
+    fn record(&mut self, flow: &Flow, source: Arc<WorkloadLabels>) -> ConnectionRecord {
         let cluster = flow
             .cluster
             .as_ref()
@@ -230,7 +250,7 @@ impl Index {
             start: SystemTime::now()
                 .checked_sub(flow.duration)
                 .unwrap_or(SystemTime::UNIX_EPOCH),
-            source: self.labels_of(Some(flow.client)),
+            source,
             destination: self.labels_of(flow.endpoint),
             service,
             flags,
@@ -246,6 +266,23 @@ impl Index {
             server_name: None,
             path: ConnectionPath::Kernel,
         }
+    }
+
+    /// Those of the pod that dialled; of its address when it is not known any more.
+    fn labels_of_client(&mut self, flow: &Flow, live: &LiveNode) -> Arc<WorkloadLabels> {
+        if let Some(known) = self.pod_labels.get(&flow.pod) {
+            return Arc::clone(known);
+        }
+        let snapshot = self.snapshot.as_ref();
+        let view = live
+            .uid_of(flow.pod)
+            .and_then(|uid| snapshot?.pods.get(&uid));
+        let Some(view) = view else {
+            return self.labels_of(Some(flow.client));
+        };
+        let labels = Arc::new(workload_labels(&view.workload));
+        self.pod_labels.insert(flow.pod, Arc::clone(&labels));
+        labels
     }
 
     fn labels_of(&mut self, address: Option<SocketAddr>) -> Arc<WorkloadLabels> {

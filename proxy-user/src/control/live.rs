@@ -18,8 +18,8 @@ use crate::admin::view::{
     ConnectionView, CountView, KernelStateView, MapView, NodeView, SourceView, WorkerView,
 };
 use crate::finding::{Finding, Severity};
-use crate::kernel::{KernelMaps, Names, monotonic_ns};
-use crate::net::PodUid;
+use crate::kernel::{KernelMaps, Names};
+use crate::net::{PodUid, monotonic_ns};
 use crate::proxy::{ConnectionView as LiveConnection, WorkerStatus};
 use crate::snapshot::{Snapshot, SnapshotReader};
 
@@ -100,6 +100,11 @@ impl LiveNode {
     pub(crate) fn set_pods(&self, pods: HashMap<PodUid, PodState>, uids: HashMap<PodId, PodUid>) {
         let mut state = self.state();
         (state.pods, state.uids) = (pods, uids);
+    }
+
+    /// The pod behind a kernel's pod id.
+    pub(super) fn uid_of(&self, id: PodId) -> Option<PodUid> {
+        self.state().uids.get(&id).cloned()
     }
 
     pub(crate) fn set_workers(&self, workers: Vec<WorkerStatus>, connections: Vec<LiveConnection>) {

@@ -4,12 +4,13 @@
 //! reaches the workers before the kernel's maps; a pod is named in the maps before its worker
 //! accepts. Start at [`Control::run`].
 
+mod access_log;
+mod budget;
 mod flows;
 mod live;
 mod pods;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,18 +22,20 @@ use tokio::task::JoinHandle;
 use crate::admin::Node;
 use crate::api::ObjectSet;
 use crate::compile::{WithinBudget, compile_within_budget};
-use crate::finding::{Finding, ObjectRef, Severity};
+use crate::finding::{Finding, Severity};
 use crate::kernel::KernelMaps;
-use crate::net::NetnsCookie;
-use crate::node::{NodeEvent, WantedPod, memory};
+use crate::node::listener::HandedListener;
+use crate::node::{HostGuard, NodeEvent, WantedPod, memory};
 use crate::proxy::WorkerHandle;
-use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
+use crate::settings::Settings;
 use crate::snapshot::{Capture, Publisher, Snapshot};
 use crate::source::mesh::mesh_config;
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 use crate::telemetry::node_metrics::MapFill;
 
+pub(crate) use access_log::{AccessLogState, AccessLogTarget};
+use budget::Budgets;
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
 use pods::PodTable;
@@ -59,42 +62,16 @@ pub(crate) struct Parts {
     /// What admin sees.
     pub(crate) live: Arc<LiveNode>,
     /// Where access log lines go since the start.
-    pub(crate) access_log: AccessLogTarget,
+    pub(crate) access_log: AccessLogState,
+    /// What no rule may lead a host-network pod to.
+    pub(crate) host: Arc<HostGuard>,
     /// Listeners of the daemon before this one.
-    pub(crate) handed: Vec<(NetnsCookie, TcpListener)>,
+    pub(crate) handed: Vec<HandedListener>,
 }
 
-/// What the mesh says about the access log; it is opened once, at the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AccessLogTarget {
-    /// `accessLogFile`; empty is off.
-    pub(crate) file: String,
-    /// `accessLogEncoding`.
-    pub(crate) encoding: AccessLogEncoding,
-}
-
-impl AccessLogTarget {
-    /// Of these settings.
-    pub(crate) fn of(mesh: &MeshSettings) -> Self {
-        Self {
-            file: mesh.access_log_file.clone(),
-            encoding: mesh.access_log_encoding,
-        }
-    }
-}
-
-fn access_log_finding(current: &AccessLogTarget, root_namespace: &str) -> Finding {
-    let now = match current.file.as_str() {
-        "" => "off",
-        file => file,
-    };
-    let message = format!(
-        "accessLogFile or accessLogEncoding has changed; the access log stays as it is ({now}) \
-         until the daemon starts anew"
-    );
-    Finding::new(Severity::Warning, "access-log-restart", message)
-        .with_object(ObjectRef::new("ConfigMap", root_namespace, "istio"))
-        .with_field("data.mesh")
+/// A setting that is given and does nothing.
+fn setting_finding((key, effect): (String, &'static str)) -> Finding {
+    Finding::new(Severity::Warning, "setting-not-honoured", effect).with_field(key)
 }
 
 /// The control loop's state.
@@ -104,6 +81,9 @@ pub(crate) struct Control {
     source_findings: Vec<Finding>,
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
+    /// Pods that have used up most of their captured connections.
+    budget_findings: Vec<Finding>,
+    budgets: Budgets,
     snapshot: Arc<Snapshot>,
     /// What the snapshot was compiled from.
     in_force: ObjectSet,
@@ -115,10 +95,12 @@ impl Control {
     /// A loop over these parts; nothing is published yet.
     pub(crate) fn new(mut parts: Parts) -> Self {
         Self {
-            pods: PodTable::with_listeners(std::mem::take(&mut parts.handed)),
+            pods: PodTable::new(std::mem::take(&mut parts.handed), Arc::clone(&parts.host)),
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
+            budget_findings: Vec::new(),
+            budgets: Budgets::default(),
             snapshot: Arc::new(Snapshot::default()),
             in_force: ObjectSet::default(),
             asking: None,
@@ -181,7 +163,7 @@ impl Control {
 
     /// The workers to be drained, and the pods' listeners for the successor. The kernel's
     /// maps stay as they are.
-    pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<(NetnsCookie, TcpListener)>) {
+    pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<HandedListener>) {
         (self.parts.workers, self.pods.into_listeners())
     }
 
@@ -192,9 +174,10 @@ impl Control {
         let root_namespace = self.parts.settings.mesh(None).root_namespace;
         let mesh = mesh_config(&loaded.objects, &root_namespace, &mut mesh_findings);
         let settings = self.parts.settings.compile_settings(mesh.as_ref());
-        if AccessLogTarget::of(&settings.mesh) != self.parts.access_log {
-            mesh_findings.push(access_log_finding(&self.parts.access_log, &root_namespace));
-        }
+        let access_log = &self.parts.access_log;
+        mesh_findings.extend(access_log.find_difference(&settings.mesh, &root_namespace));
+        let unused = self.parts.settings.not_honoured();
+        mesh_findings.extend(unused.into_iter().map(setting_finding));
         let WithinBudget { compiled, objects } =
             compile_within_budget(&loaded.objects, &self.in_force, &settings);
         self.in_force = objects;
@@ -223,11 +206,7 @@ impl Control {
     }
 
     fn report(&mut self, loaded: &Loaded, compile_time: Duration) {
-        let findings = self.findings();
-        let before = self.parts.live.set_findings(findings.clone());
-        for finding in findings.iter().filter(|finding| !before.contains(finding)) {
-            tracing::warn!("{finding}");
-        }
+        let findings = self.report_findings();
         let objects = loaded.objects.len();
         let skipped = loaded.skipped.values().sum();
         self.parts.live.set_source(objects, skipped);
@@ -238,23 +217,34 @@ impl Control {
             compile_time,
             SystemTime::now(),
         );
-        self.parts
-            .metrics
-            .set_findings(live::count_by_severity(&findings));
         tracing::info!(
             version = self.snapshot.version.0,
             objects,
             skipped,
-            findings = findings.len(),
+            findings,
             compile_ms = u64::try_from(compile_time.as_millis()).unwrap_or(u64::MAX),
             "snapshot applied"
         );
+    }
+
+    /// Shows the findings in force, logs those that were not before, and says how many there are.
+    fn report_findings(&self) -> usize {
+        let findings = self.findings();
+        let before = self.parts.live.set_findings(findings.clone());
+        for finding in findings.iter().filter(|finding| !before.contains(finding)) {
+            tracing::warn!("{finding}");
+        }
+        self.parts
+            .metrics
+            .set_findings(live::count_by_severity(&findings));
+        findings.len()
     }
 
     fn findings(&self) -> Vec<Finding> {
         let mut all = self.source_findings.clone();
         all.extend_from_slice(&self.compile_findings);
         all.extend_from_slice(&self.kernel_findings);
+        all.extend_from_slice(&self.budget_findings);
         all.sort();
         all.dedup();
         all
@@ -303,8 +293,9 @@ impl Control {
         }));
     }
 
-    /// Pods by state and their open connections, as metrics.
-    fn count_pods(&self) {
+    /// Pods by state and their open connections, as metrics, and findings for those that have
+    /// nearly all that they may have.
+    fn count_pods(&mut self) {
         let states = self.parts.live.pods();
         let mut by_state = BTreeMap::<&str, usize>::new();
         for pod in states.values() {
@@ -323,6 +314,12 @@ impl Control {
             })
             .collect();
         self.parts.metrics.set_captured_connections(&connections);
+        let mut crowded = self.budgets.findings(&self.snapshot, &states);
+        crowded.sort();
+        if crowded != self.budget_findings {
+            self.budget_findings = crowded;
+            self.report_findings();
+        }
     }
 
     /// What the kernel's side counts, as metrics.

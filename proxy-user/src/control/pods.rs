@@ -11,19 +11,19 @@ use proxy_common::pod::PodId;
 use crate::admin::node::PodState;
 use crate::finding::{Finding, Severity};
 use crate::kernel::{KernelMaps, PodEntry, SyncReport};
-use crate::net::{NetnsCookie, PodUid};
-use crate::node::listener::{self, PodListeners};
-use crate::node::{FoundPod, NodeEvent, PodSockets};
+use crate::net::{NetnsCookie, PodUid, SocketFactory};
+use crate::node::listener::{self, HandedListener, PodListeners};
+use crate::node::{FoundPod, HostGuard, HostSockets, NodeEvent, PodSockets};
 use crate::proxy::upstream::workload_labels;
-use crate::proxy::{PodHandle, WorkerCommand, WorkerHandle};
+use crate::proxy::{PodHandle, WorkerCommand, WorkerHandle, WorkerLimits};
 use crate::snapshot::{Capture, PodView, Snapshot};
 
 /// Pods that the node reported, by uid.
-#[derive(Default)]
 pub(super) struct PodTable {
     pods: HashMap<PodUid, LivePod>,
     /// Listeners of the daemon before this one whose pods were not found yet.
-    handed: Vec<(NetnsCookie, TcpListener)>,
+    handed: Vec<HandedListener>,
+    host: Arc<HostGuard>,
 }
 
 /// What is known and done about one pod.
@@ -43,25 +43,32 @@ struct Attached {
     entry: PodEntry,
     /// The worker's listeners once more, to be handed to a successor.
     listeners: PodListeners,
+    /// Captured connections that the pod may have at a time.
+    connections_max: u64,
 }
 
 impl PodTable {
-    /// An empty table that uses these listeners for the pods in their namespaces.
-    pub(super) fn with_listeners(handed: Vec<(NetnsCookie, TcpListener)>) -> Self {
+    /// An empty table that uses these listeners for their pods.
+    pub(super) fn new(handed: Vec<HandedListener>, host: Arc<HostGuard>) -> Self {
         Self {
             pods: HashMap::new(),
             handed,
+            host,
         }
     }
 
     /// The listeners of all captured pods.
-    pub(super) fn into_listeners(self) -> Vec<(NetnsCookie, TcpListener)> {
+    pub(super) fn into_listeners(self) -> Vec<HandedListener> {
         let attached = self.pods.into_values().filter_map(|pod| pod.attached);
         attached
             .flat_map(|attached| {
-                let cookie = attached.entry.netns;
-                let PodListeners { v4, v6 } = attached.listeners;
-                v4.into_iter().chain(v6).map(move |socket| (cookie, socket))
+                let pod = attached.entry.id;
+                let PodListeners { since_ns, v4, v6 } = attached.listeners;
+                v4.into_iter().chain(v6).map(move |socket| HandedListener {
+                    pod,
+                    since_ns,
+                    socket,
+                })
             })
             .collect()
     }
@@ -125,6 +132,10 @@ impl PodTable {
                 *count += 1;
             }
         }
+        let mut claims = Claims {
+            handed: &mut self.handed,
+            host: &self.host,
+        };
         for (uid, pod) in &mut self.pods {
             let Some(view) = snapshot
                 .pods
@@ -135,7 +146,7 @@ impl PodTable {
                 continue;
             };
             if let Err(error) =
-                pod.reconcile(view, snapshot, kernel, workers, &mut load, &mut self.handed)
+                pod.reconcile(view, snapshot, kernel, workers, &mut load, &mut claims)
             {
                 tracing::error!(pod = %uid, %error, "cannot capture the pod");
                 pod.problem = Some(error.to_string());
@@ -204,6 +215,7 @@ impl LivePod {
             state: "captured".to_owned(),
             worker: Some(attached.worker),
             connections: 0,
+            connections_max: Some(attached.connections_max),
             listener_ports: attached
                 .entry
                 .listener_v4
@@ -220,9 +232,9 @@ impl LivePod {
         kernel: &dyn KernelMaps,
         workers: &[WorkerHandle],
         load: &mut [usize],
-        handed: &mut Vec<(NetnsCookie, TcpListener)>,
+        claims: &mut Claims<'_>,
     ) -> anyhow::Result<()> {
-        let Some(found) = &self.found else {
+        let (Some(found), Some(cgroup_id)) = (&self.found, self.cgroup_id) else {
             return self.announce_waiting(view, snapshot, kernel);
         };
         if let Some(attached) = &mut self.attached {
@@ -230,7 +242,7 @@ impl LivePod {
                 listener_v4: attached.entry.listener_v4,
                 listener_v6: attached.entry.listener_v6,
                 worker: attached.entry.worker,
-                ..entry_of(view, found, snapshot)
+                ..entry_of(view, found, cgroup_id, snapshot)
             };
             if entry != attached.entry {
                 kernel.upsert_pod(&entry)?;
@@ -242,12 +254,18 @@ impl LivePod {
         let handle = workers
             .get(worker)
             .ok_or_else(|| anyhow::anyhow!("no worker runs"))?;
-        let attached = attach(view, found, snapshot, kernel, handle, worker, handed)?;
+        let entry = PodEntry {
+            worker: u32::try_from(worker)?,
+            ..entry_of(view, found, cgroup_id, snapshot)
+        };
+        let attached = attach(view, found, entry, kernel, handle, claims)?;
         if let Some(count) = load.get_mut(worker) {
             *count += 1;
         }
+        let id = attached.entry.id;
         self.attached = Some(attached);
-        if let Some(waiting) = self.waiting.take() {
+        // A host-network pod has one name from the start.
+        if let Some(waiting) = self.waiting.take().filter(|waiting| waiting.id != id) {
             kernel.remove_pod(waiting.id)?;
         }
         Ok(())
@@ -291,24 +309,30 @@ impl LivePod {
         }
         if let Some(worker) = workers.get(attached.worker) {
             warn_on_error(
-                worker.send(WorkerCommand::RemovePod(attached.entry.netns)),
+                worker.send(WorkerCommand::RemovePod(attached.entry.id)),
                 "close a pod's connections",
             );
         }
     }
 }
 
+/// What pods are attached with, beside themselves.
+struct Claims<'a> {
+    handed: &'a mut Vec<HandedListener>,
+    host: &'a Arc<HostGuard>,
+}
+
 /// Listeners inside the pod, then the kernel's maps, then the worker that accepts from them.
+/// `entry` lacks the listeners' ports.
 fn attach(
     view: &PodView,
     found: &FoundPod,
-    snapshot: &Snapshot,
+    entry: PodEntry,
     kernel: &dyn KernelMaps,
     handle: &WorkerHandle,
-    worker: usize,
-    handed: &mut Vec<(NetnsCookie, TcpListener)>,
+    claims: &mut Claims<'_>,
 ) -> anyhow::Result<Attached> {
-    let listeners = match PodListeners::claim(handed, found.namespace.cookie) {
+    let listeners = match PodListeners::claim(claims.handed, entry.id) {
         Some(listeners) => listeners,
         None => listener::open(&found.namespace)?,
     };
@@ -320,10 +344,9 @@ fn attach(
             .map(|address| address.port())
     };
     let entry = PodEntry {
-        worker: u32::try_from(worker)?,
         listener_v4: port(&listeners.v4),
         listener_v6: port(&listeners.v6),
-        ..entry_of(view, found, snapshot)
+        ..entry
     };
     let sockets = [(Family::V4, &listeners.v4), (Family::V6, &listeners.v6)];
     for (family, socket) in sockets {
@@ -331,31 +354,55 @@ fn attach(
             kernel.set_listener(entry.id, family, socket.as_fd())?;
         }
     }
-    // Before the worker accepts: a listener that was handed over may have connections waiting,
-    // and accept asks for the pod's ports. New ones wait in the queue for that moment.
+    // Before the worker accepts: a pod that the maps have no room for is never served. New
+    // connections wait in the queue for that moment.
     kernel.upsert_pod(&entry)?;
+    let sockets: Arc<dyn SocketFactory> = if view.is_host_network {
+        // The host may have families that the pod is not known by.
+        Arc::new(HostSockets::new(Arc::clone(claims.host), &view.ips))
+    } else {
+        let namespace = Arc::clone(&found.namespace);
+        Arc::new(PodSockets::new(namespace, &found.addresses))
+    };
     handle
         .send(WorkerCommand::AddPod(PodHandle {
             uid: view.uid.clone(),
-            cookie: found.namespace.cookie,
+            id: entry.id,
+            netns: entry.netns,
+            listening_since_ns: listeners.since_ns,
             listeners: listeners.v4.into_iter().chain(listeners.v6).collect(),
-            sockets: Arc::new(PodSockets::new(
-                Arc::clone(&found.namespace),
-                &found.addresses,
-            )),
+            sockets,
             labels: Arc::new(workload_labels(&view.workload)),
         }))
         .inspect_err(|_| warn_on_error(kernel.remove_pod(entry.id), "forget a pod"))?;
     Ok(Attached {
-        worker,
+        worker: usize::try_from(entry.worker)?,
         entry,
         listeners: kept,
+        connections_max: connections_max(found),
     })
 }
 
-fn entry_of(view: &PodView, found: &FoundPod, snapshot: &Snapshot) -> PodEntry {
+/// What the namespace's local ports allow towards one listener, and the worker.
+fn connections_max(found: &FoundPod) -> u64 {
+    let by_worker = WorkerLimits::default().connections_per_pod_max as u64;
+    match found.namespace.local_ports() {
+        Ok(ports) => by_worker.min(u64::from(ports)),
+        Err(error) => {
+            tracing::debug!(pod = %found.uid, %error, "cannot read the range of local ports");
+            by_worker
+        }
+    }
+}
+
+/// Pods that share the host's namespace are told apart by their cgroups.
+fn entry_of(view: &PodView, found: &FoundPod, cgroup_id: u64, snapshot: &Snapshot) -> PodEntry {
     PodEntry {
-        id: PodId::namespace(found.namespace.cookie.0),
+        id: if view.is_host_network {
+            PodId::cgroup(cgroup_id)
+        } else {
+            PodId::namespace(found.namespace.cookie.0)
+        },
         netns: found.namespace.cookie,
         has_way_out_v4: found.way_out.v4,
         has_way_out_v6: found.way_out.v6,

@@ -13,25 +13,24 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proxy_common::pod::PodId;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use tokio::net::UnixListener;
 
-use crate::net::NetnsCookie;
+use crate::node::listener::HandedListener;
 use crate::settings::{AdminAddress, Settings};
-
-/// A listener inside a pod's namespace, on its way to the successor.
-pub(super) type HandedListener = (NetnsCookie, TcpListener);
 
 /// How long either side waits for the other's next words: closing ports and stopping the
 /// control loop stand in between.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A hello is a line of at most a path.
 const HELLO_BYTES_MAX: u64 = 8192;
-/// One record per listener: the cookie; zero ends the list.
-const RECORD_BYTES: usize = 8;
+/// One record per listener: the pod's id and its space, and since when it listens. An id of
+/// zero ends the list.
+const RECORD_BYTES: usize = 20;
 
 /// The socket of a daemon with these settings; `None` when admin is not a unix socket.
 pub(super) fn socket_path(settings: &Settings) -> Option<PathBuf> {
@@ -138,12 +137,12 @@ impl Successor {
     /// # Errors
     /// The successor has gone; what it did not get closes with this process.
     pub(super) fn hand_over(self, listeners: &[HandedListener]) -> io::Result<()> {
-        for (cookie, socket) in listeners {
-            let fds = [socket.as_fd()];
+        for listener in listeners {
+            let fds = [listener.socket.as_fd()];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             control.push(SendAncillaryMessage::ScmRights(&fds));
-            let record = cookie.0.to_le_bytes();
+            let record = record_of(listener);
             sendmsg(
                 &self.0,
                 &[IoSlice::new(&record)],
@@ -176,8 +175,33 @@ fn receive(stream: &UnixStream) -> io::Result<Option<HandedListener>> {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         RecvAncillaryMessage::ScmCredentials(_) | _ => None,
     });
-    let cookie = NetnsCookie(u64::from_le_bytes(record));
-    Ok(socket.map(|socket| (cookie, TcpListener::from(socket))))
+    let (pod, since_ns) = pod_of(record);
+    Ok(socket.map(|socket| HandedListener {
+        pod,
+        since_ns,
+        socket: TcpListener::from(socket),
+    }))
+}
+
+fn record_of(listener: &HandedListener) -> [u8; RECORD_BYTES] {
+    let mut record = [0; RECORD_BYTES];
+    record[..8].copy_from_slice(&listener.pod.id.to_le_bytes());
+    record[8..12].copy_from_slice(&listener.pod.space.to_le_bytes());
+    record[12..].copy_from_slice(&listener.since_ns.to_le_bytes());
+    record
+}
+
+fn pod_of(record: [u8; RECORD_BYTES]) -> (PodId, u64) {
+    let number = |bytes: &[u8]| {
+        let widened = bytes.iter().rev().map(|byte| u64::from(*byte));
+        widened.fold(0, |sum, byte| sum << 8 | byte)
+    };
+    let id = number(&record[..8]);
+    let pod = match u32::try_from(number(&record[8..12])) {
+        Ok(PodId::CGROUP) => PodId::cgroup(id),
+        Ok(_) | Err(_) => PodId::namespace(id),
+    };
+    (pod, number(&record[12..]))
 }
 
 #[cfg(test)]
@@ -202,15 +226,20 @@ mod tests {
             }
         });
         let successor = waiting.successor().await;
-        let ours = [(NetnsCookie(7), listener)];
+        let ours = [HandedListener {
+            pod: PodId::cgroup(7),
+            since_ns: u64::MAX - 1,
+            socket: listener,
+        }];
         successor.hand_over(&ours).expect("handed over");
         drop(ours);
         let (is_stranger_refused, handed) = asking.join().expect("no panic");
         assert!(is_stranger_refused);
         let handed = handed.expect("an answer");
         assert_eq!(handed.len(), 1);
-        assert_eq!(handed[0].0, NetnsCookie(7));
-        let (mut server, _) = handed[0].1.accept().expect("the queued connection");
+        assert_eq!(handed[0].pod, PodId::cgroup(7));
+        assert_eq!(handed[0].since_ns, u64::MAX - 1);
+        let (mut server, _) = handed[0].socket.accept().expect("the queued connection");
         client.write_all(b"x").expect("open");
         let mut byte = [0];
         server.read_exact(&mut byte).expect("open");

@@ -6,36 +6,50 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::Kind;
+use crate::api::{Kind, ObjectKey, ObjectSet};
 use crate::compile::compile;
 use crate::finding::{Finding, Severity};
 use crate::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use crate::snapshot::dump::dump;
+use crate::source::mesh::mesh_config;
 use crate::source::state::{DirectoryState, FileText, Files};
 
 use super::table::{Table, mapping};
 
 /// Name of the object under test.
 const NAME: &str = "under-test";
+/// The table of the mesh's settings, which stand in a ConfigMap.
+pub(super) const MESH_CONFIG: &str = "MeshConfig";
+/// Where they stand there.
+const MESH_FIELDS: [&str; 2] = ["data.mesh.", "mesh."];
 /// File of the object under test.
 const FILE: &str = "case.yaml";
 
 /// What an object amounts to.
 pub(super) struct Seen {
     pub(super) dump: String,
-    /// An error about the object.
-    pub(super) error: Option<String>,
-    /// Code and field of the findings about the object.
-    pub(super) findings: Vec<(&'static str, String)>,
+    /// About the object.
+    pub(super) findings: Vec<Finding>,
+    /// Whether the object was not refused.
+    pub(super) is_in_force: bool,
 }
 
 impl Seen {
+    /// An error about the object, but that it as a whole is not honoured.
+    pub(super) fn error(&self) -> Option<&Finding> {
+        let is_whole =
+            |finding: &Finding| finding.code == "not-honoured" && finding.field.is_none();
+        self.findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Error && !is_whole(finding))
+    }
+
     /// Whether a finding of this code is about the field, or a part or a block of it.
     pub(super) fn has_finding(&self, code: &str, field: &str) -> bool {
-        self.findings.iter().any(|(found, at)| {
-            *found == code
+        self.findings.iter().any(|finding| {
+            let at = finding.field.as_deref().unwrap_or_default();
+            finding.code == code
                 && (at == field || super::is_below(field, at) || super::is_below(at, field))
-                || (*found == code && at.is_empty() && field.is_empty())
         })
     }
 }
@@ -105,6 +119,13 @@ pub(super) fn without_indices(path: &str) -> String {
 
 /// The whole document of an object whose fields the table gives.
 fn document(table: &Table, fields: &Value) -> Value {
+    if table.name == MESH_CONFIG {
+        return json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "istio-system"},
+            "data": {"mesh": fields.to_string()},
+        });
+    }
     let mut fields = fields.as_object().cloned().unwrap_or_default();
     let named = fields.remove("kind");
     let name = named
@@ -122,7 +143,9 @@ fn document(table: &Table, fields: &Value) -> Value {
     if kind.is_namespaced() {
         metadata["namespace"] = json!("shop");
     }
-    if let Some(Value::Object(own)) = fields.remove("metadata") {
+    // A WorkloadGroup has a field of this name.
+    let own = (kind != Kind::WorkloadGroup).then(|| fields.remove("metadata"));
+    if let Some(Value::Object(own)) = own.flatten() {
         for (key, value) in own {
             metadata[key] = value;
         }
@@ -159,29 +182,58 @@ pub(super) fn see(table: &Table, fields: &Value) -> Seen {
         (Arc::from(FILE), file(&object.to_string())),
     ]);
     let loaded = DirectoryState::new().apply(&files);
-    let compiled = compile(&loaded.objects, &settings());
-    let is_about = |finding: &&Finding| {
-        let origin = finding.origin.as_ref();
-        origin.is_some_and(|origin| &*origin.file == FILE)
+    let mut settings = settings();
+    let mut found = loaded.findings;
+    let mesh = mesh_config(&loaded.objects, &settings.mesh.root_namespace, &mut found);
+    if let Some(mesh) = mesh {
+        settings.mesh = mesh.settings();
+    }
+    let compiled = compile(&loaded.objects, &settings);
+    found.extend(compiled.findings);
+    // The mesh's policies are nobody's object.
+    let is_about = |finding: &Finding| match &finding.origin {
+        Some(origin) => &*origin.file == FILE,
+        None => finding.object.is_none(),
     };
-    let findings: Vec<Finding> = loaded
-        .findings
-        .into_iter()
-        .chain(compiled.findings)
-        .filter(|finding| is_about(&finding))
-        .collect();
-    let errors = findings.iter().filter(|it| it.severity == Severity::Error);
+    found.retain(is_about);
+    for field in found
+        .iter_mut()
+        .filter_map(|finding| finding.field.as_mut())
+    {
+        for prefix in MESH_FIELDS {
+            if let Some(rest) = field.strip_prefix(prefix) {
+                *field = rest.to_owned();
+            }
+        }
+    }
+    let detection = compiled.snapshot.mesh.protocol_detection_timeout;
     Seen {
-        dump: dump(&compiled.snapshot),
-        error: errors.map(ToString::to_string).next(),
-        findings: findings
-            .iter()
-            .map(|finding| (finding.code, finding.field.clone().unwrap_or_default()))
-            .collect(),
+        dump: format!("{detection:?}\n{}", dump(&compiled.snapshot)),
+        findings: found,
+        is_in_force: is_in_force(&loaded.objects, &object),
     }
 }
 
-fn settings() -> CompileSettings {
+/// Whether a set has an object of the document's kind and name.
+fn is_in_force(set: &ObjectSet, document: &Value) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &document["metadata"];
+    let key = ObjectKey::new(text(&metadata["namespace"]), text(&metadata["name"]));
+    match document["kind"].as_str().unwrap_or_default() {
+        "VirtualService" => set.virtual_services.contains_key(&key),
+        "DestinationRule" => set.destination_rules.contains_key(&key),
+        "ServiceEntry" => set.service_entries.contains_key(&key),
+        "WorkloadEntry" => set.workload_entries.contains_key(&key),
+        "WorkloadGroup" => set.workload_groups.contains_key(&key),
+        "Gateway" => set.gateways.contains_key(&key),
+        "Sidecar" => set.sidecars.contains_key(&key),
+        "EnvoyFilter" => set.envoy_filters.contains_key(&key),
+        _ => true,
+    }
+}
+
+/// Those of every case.
+pub(super) fn settings() -> CompileSettings {
     CompileSettings {
         node: "node-1".to_owned(),
         mesh: MeshSettings::default(),

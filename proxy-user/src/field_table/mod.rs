@@ -5,22 +5,30 @@
 //! So no field is read and forgotten. Start at [`every_field_has_a_row_and_every_row_a_field`].
 
 mod case;
+mod rules;
+mod settings;
 mod table;
 
 use std::collections::BTreeSet;
 
 use crate::api::schema::field_paths;
 use crate::api::{
-    AuthorizationPolicy, ConfigMap, DestinationRule, EndpointSlice, EnvoyFilter, Gateway, Kind,
-    Namespace, Node, ObjectMeta, PeerAuthentication, Pod, RequestAuthentication, Resource, Secret,
-    Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, ConfigMap, ConnectionPoolSettings, DestinationRule, EndpointSlice,
+    EnvoyFilter, Gateway, HTTPRetry, Kind, Namespace, Node, ObjectMeta, OutlierDetection,
+    PeerAuthentication, Pod, RequestAuthentication, Resource, Secret, Service, ServiceEntry,
+    Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
 };
+
+use crate::settings::Layer;
 
 use case::Seen;
 use table::{Claim, Row, Table, tables};
 
 /// What a kind's status is called in paths.
 const STATUS: &str = "status";
+
+/// The table of Mizzen's own settings.
+const SETTINGS: &str = "Settings";
 
 fn paths_of<S: Resource>() -> BTreeSet<String> {
     let mut paths = field_paths::<S>();
@@ -37,6 +45,11 @@ fn schema(name: &str) -> BTreeSet<String> {
             .iter()
             .map(|path| format!("metadata.{path}"))
             .collect();
+    }
+    match name {
+        case::MESH_CONFIG => return mesh_schema(),
+        SETTINGS => return settings_schema(),
+        _ => {}
     }
     let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
     match kind.expect("a table has a kind's name, or is metadata.yaml") {
@@ -59,6 +72,49 @@ fn schema(name: &str) -> BTreeSet<String> {
         Kind::Secret => paths_of::<Secret>(),
         Kind::ConfigMap => paths_of::<ConfigMap>(),
     }
+}
+
+/// Keys that the reader of a settings file knows after this beginning of a text.
+fn keys(beginning: &str) -> Vec<String> {
+    let end = "}".repeat(beginning.matches('{').count());
+    let text = format!("{beginning}nobodyKnowsThis: 1{end}");
+    let error = Layer::parse_file("file", &text).expect_err("no such key");
+    let error = error.to_string();
+    let (_, names) = error
+        .split_once("known are ")
+        .expect("it says which keys there are");
+    names.split(", ").map(str::to_owned).collect()
+}
+
+/// Keys of Mizzen's own settings; those of `mesh` have a table of their own.
+fn settings_schema() -> BTreeSet<String> {
+    let mut paths: BTreeSet<String> = keys("").into_iter().collect();
+    let budgets = keys("namespaceBudget: {");
+    paths.extend(budgets.iter().map(|key| format!("namespaceBudget.{key}")));
+    paths
+}
+
+/// Keys of the mesh's settings.
+fn mesh_schema() -> BTreeSet<String> {
+    let mut paths: BTreeSet<String> = keys("mesh: {").into_iter().collect();
+    for block in ["outboundTrafficPolicy", "tcpKeepalive"] {
+        let names = keys(&format!("mesh: {{{block}: {{"));
+        paths.extend(names.iter().map(|name| format!("{block}.{name}")));
+    }
+    for (block, fields) in [
+        ("defaultHttpRetryPolicy", field_paths::<HTTPRetry>()),
+        (
+            "defaultTrafficPolicy.connectionPool",
+            field_paths::<ConnectionPoolSettings>(),
+        ),
+        (
+            "defaultTrafficPolicy.outlierDetection",
+            field_paths::<OutlierDetection>(),
+        ),
+    ] {
+        paths.extend(fields.iter().map(|field| format!("{block}.{field}")));
+    }
+    paths
 }
 
 fn is_below(path: &str, ancestor: &str) -> bool {
@@ -85,7 +141,9 @@ fn every_kind_has_a_table() {
     for kind in Kind::ALL {
         assert!(names.contains(kind.as_str()), "docs/fields/{kind}.yaml");
     }
-    assert!(names.contains("metadata"));
+    for other in ["metadata", case::MESH_CONFIG, SETTINGS] {
+        assert!(names.contains(other), "docs/fields/{other}.yaml");
+    }
 }
 
 #[test]
@@ -132,10 +190,11 @@ fn check(table: &Table, row: &Row, test_names: &BTreeSet<String>) -> Result<(), 
         }
         Claim::Honoured => {
             let (before, after) = both(table, row)?;
-            for seen in [&before, &after] {
-                if let Some(error) = &seen.error {
-                    return Err(format!("an error beside it: {error}"));
-                }
+            let mut errors = [&before, &after]
+                .into_iter()
+                .filter_map(|seen| seen.error());
+            if let Some(error) = errors.next() {
+                return Err(format!("an error beside it: {error}"));
             }
             if before.dump == after.dump {
                 return Err("neither snapshot nor finding changed".to_owned());

@@ -20,6 +20,18 @@ pub(super) struct Table {
     pub(super) rows: Vec<Row>,
 }
 
+impl Table {
+    /// A table without rows, for objects of this kind.
+    pub(super) fn of_kind(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            beside: Vec::new(),
+            contexts: BTreeMap::new(),
+            rows: Vec::new(),
+        }
+    }
+}
+
 /// A field and what is claimed of it.
 pub(super) struct Row {
     /// With `[]` for an index; empty for the object as a whole.

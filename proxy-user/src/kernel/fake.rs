@@ -13,9 +13,11 @@ use std::{
 
 use proxy_common::{addr::Family, flow::LiveFlow, pod::PodId, reason::Reason};
 
-use super::{FlowEvents, KernelError, KernelMaps, LinkCheck, MapFill, Names, PodEntry, SyncReport};
+use super::{
+    FlowEvents, KernelError, KernelLog, KernelMaps, LinkCheck, MapFill, Names, PodEntry, SyncReport,
+};
 use crate::{
-    net::{CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource},
+    net::{Accepted, CapturedDst, Heartbeat, OriginalDst, OriginalDstSource},
     snapshot::KernelView,
 };
 
@@ -82,8 +84,8 @@ impl FakeKernel {
     }
 
     /// Puts an original destination where accept finds it, as sockops does.
-    pub fn insert_original_dst(&self, netns: NetnsCookie, client: SocketAddr, dst: OriginalDst) {
-        self.original_dsts.entries().insert((netns, client), dst);
+    pub fn insert_original_dst(&self, pod: PodId, client: SocketAddr, dst: OriginalDst) {
+        self.original_dsts.entries().insert((pod, client), dst);
     }
 }
 
@@ -185,6 +187,10 @@ impl KernelMaps for FakeKernel {
     fn take_flow_events(&self) -> Option<FlowEvents> {
         None
     }
+
+    fn take_log(&self) -> Option<KernelLog> {
+        None
+    }
 }
 
 struct FakeHeartbeat(Arc<AtomicU64>);
@@ -196,18 +202,18 @@ impl Heartbeat for FakeHeartbeat {
 }
 
 #[derive(Default)]
-struct FakeOriginalDsts(Mutex<HashMap<(NetnsCookie, SocketAddr), OriginalDst>>);
+struct FakeOriginalDsts(Mutex<HashMap<(PodId, SocketAddr), OriginalDst>>);
 
 impl FakeOriginalDsts {
-    fn entries(&self) -> MutexGuard<'_, HashMap<(NetnsCookie, SocketAddr), OriginalDst>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<(PodId, SocketAddr), OriginalDst>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl OriginalDstSource for FakeOriginalDsts {
-    fn take(&self, netns: NetnsCookie, client: SocketAddr) -> Option<CapturedDst> {
+    fn take(&self, accepted: &Accepted) -> Option<CapturedDst> {
         self.entries()
-            .remove(&(netns, client))
+            .remove(&(accepted.pod, accepted.client))
             .map(|dst| CapturedDst { dst })
     }
 }

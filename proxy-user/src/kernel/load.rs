@@ -15,7 +15,7 @@ use proxy_common::{
     socket::{OriginalDstKey, OriginalDstValue, SocketState},
 };
 
-use super::{KernelError, btf};
+use super::{KernelError, KernelLog, btf};
 
 /// What `cargo xtask build` made, or nothing.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mizzen-ebpf"));
@@ -32,6 +32,8 @@ pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     /// All pinned maps.
     pub(super) maps: Maps,
+    /// Their log, until somebody reads it.
+    pub(super) log: Option<KernelLog>,
 }
 
 /// Every map of `proxy_common::map`, typed.
@@ -77,7 +79,12 @@ pub(super) fn load(maps_dir: &Path) -> Result<Loaded, KernelError> {
         .map_err(|error| KernelError::Load(with_causes(&error)))?;
     load_programs(&mut ebpf, &kernel_types)?;
     let maps = Maps::take(&mut ebpf)?;
-    Ok(Loaded { ebpf, maps })
+    let log = KernelLog::open(&mut ebpf)?;
+    Ok(Loaded {
+        ebpf,
+        maps,
+        log: Some(log),
+    })
 }
 
 fn load_programs(ebpf: &mut Ebpf, kernel_types: &Btf) -> Result<(), KernelError> {

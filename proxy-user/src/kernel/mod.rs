@@ -17,6 +17,7 @@ mod fake;
 mod ids;
 mod live;
 mod load;
+mod log;
 mod maps;
 mod original_dst;
 mod pin;
@@ -38,6 +39,7 @@ pub use attach::LinkCheck;
 pub use events::{Flow, FlowEvents, FlowKind, FlowPath};
 pub use fake::FakeKernel;
 pub use load::is_object_embedded;
+pub use log::KernelLog;
 pub use pin::{cleanup, is_in_use};
 pub use real::Kernel;
 pub use sync::{Names, SyncProblem, SyncReport};
@@ -167,6 +169,9 @@ pub trait KernelMaps: Send + Sync {
 
     /// Flow records; there is one reader, so the second call returns `None`.
     fn take_flow_events(&self) -> Option<FlowEvents>;
+
+    /// Log lines of the programs; there is one reader as well.
+    fn take_log(&self) -> Option<KernelLog>;
 }
 
 /// Fill level of one map.
@@ -222,6 +227,10 @@ pub struct KernelOptions {
     pub heartbeat_max: Duration,
     /// Refuse connections of pods that are meshed but not ready.
     pub is_strict: bool,
+    /// Cookie of the host's namespace, which is the daemon's own.
+    pub host_netns: NetnsCookie,
+    /// Ports of the node's own services, to which no rule leads a host-network pod; eight count.
+    pub guarded_ports: Vec<u16>,
 }
 
 /// What went wrong between this process and the kernel.
@@ -314,15 +323,8 @@ impl KernelError {
     }
 }
 
-/// Listener ports by namespace cookie and family, for accept.
-type ListenerPorts = HashMap<(u64, Family), Vec<u16>>;
-
-/// Monotonic ns, the clock of `bpf_ktime_get_ns`.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // Since boot, so neither part is negative.
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
-}
+/// Home workers of listeners, by namespace cookie, family and port, for the sweep.
+type Listeners = HashMap<(u64, Family, u16), u32>;
 
 #[cfg(test)]
 mod tests;

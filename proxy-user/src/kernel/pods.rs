@@ -14,7 +14,7 @@ use proxy_common::{
     pod::{EXCLUDED, ExclusionKey, INCLUDED, PodId, PodValue},
 };
 
-use super::{KernelError, ListenerPorts, PodEntry, load::Maps, maps::removed};
+use super::{KernelError, Listeners, PodEntry, load::Maps, maps::removed};
 use crate::{settings::OnProxyDown, snapshot::Exclusions};
 
 /// Entries of `EXCLUSIONS`: (prefix bits, key) to value.
@@ -29,6 +29,7 @@ pub(super) struct Pods {
 struct Known {
     scope: u32,
     netns: u64,
+    worker: u32,
     ports: [Option<u16>; 2],
     exclusions: ExclusionEntries,
 }
@@ -59,6 +60,7 @@ impl Pods {
         let known = Known {
             scope,
             netns: pod.netns.0,
+            worker: pod.worker,
             ports: [pod.listener_v4, pod.listener_v6],
             exclusions: exclusions.clone(),
         };
@@ -138,26 +140,16 @@ impl Pods {
         own.chain(all).collect()
     }
 
-    /// Whether connect must look callers up by cgroup.
-    pub(super) fn has_host_pods(&self) -> bool {
-        self.by_id.keys().any(|id| id.space == PodId::CGROUP)
-    }
-
-    /// Listener ports for accept.
-    pub(super) fn listener_ports(&self) -> ListenerPorts {
-        let mut all = ListenerPorts::new();
-        for known in self.by_id.values() {
-            for (family, port) in [Family::V4, Family::V6].into_iter().zip(known.ports) {
-                let Some(port) = port else {
-                    continue;
-                };
-                let ports = all.entry((known.netns, family)).or_default();
-                if !ports.contains(&port) {
-                    ports.push(port);
-                }
-            }
-        }
-        all
+    /// All listeners with their home workers.
+    pub(super) fn listeners(&self) -> Listeners {
+        let of = |known: &Known| {
+            let (netns, worker) = (known.netns, known.worker);
+            [Family::V4, Family::V6]
+                .into_iter()
+                .zip(known.ports)
+                .filter_map(move |(family, port)| Some(((netns, family, port?), worker)))
+        };
+        self.by_id.values().flat_map(of).collect()
     }
 }
 

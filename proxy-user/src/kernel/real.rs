@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use aya::maps::{HashMap, MapData, SockHash};
 use proxy_common::{
-    addr::Family,
+    addr::{Family, PortBe},
     flow::LiveFlow,
     map,
     pod::{ListenerKey, NodeState, PodId},
@@ -20,21 +20,20 @@ use proxy_common::{
 };
 
 use super::{
-    FlowEvents, KernelError, KernelMaps, KernelOptions, LinkCheck, ListenerPorts, MapFill, Names,
+    FlowEvents, KernelError, KernelLog, KernelMaps, KernelOptions, LinkCheck, MapFill, Names,
     PodEntry, SyncReport,
     attach::Links,
     live::{read_live_flows, repair_live_counts},
     load::{self, Loaded, Maps},
     maps::{self, removed},
-    monotonic_ns,
-    original_dst::{self, KernelOriginalDsts},
+    original_dst::{KernelOriginalDsts, Sweeper},
     pin::PinDirs,
     pods::Pods,
     sync::{EntryKey, Planner},
     workers::{HeartbeatPage, MappedHeartbeat},
 };
 use crate::{
-    net::{Heartbeat, OriginalDstSource},
+    net::{Heartbeat, OriginalDstSource, monotonic_ns},
     snapshot::KernelView,
 };
 
@@ -44,7 +43,6 @@ pub struct Kernel {
     /// Keeps `mizzen cleanup` off the pins.
     _hold: File,
     names: Arc<ArcSwap<Names>>,
-    ports: Arc<ArcSwap<ListenerPorts>>,
     heartbeats: Arc<HeartbeatPage>,
     original_dsts: Arc<KernelOriginalDsts>,
 }
@@ -59,6 +57,7 @@ struct State {
     node: NodeState,
     opened: Instant,
     has_swept_pods: bool,
+    sweeper: Sweeper,
 }
 
 /// By then a daemon has named every pod that is still there.
@@ -81,9 +80,7 @@ impl Kernel {
         let loaded = load::load(&pins.maps)?;
         pins.protect_maps()?;
         let planner = Planner::new(maps::read_tables(&loaded.maps)?);
-        let ports = Arc::new(ArcSwap::from_pointee(ListenerPorts::new()));
-        let original_dsts =
-            KernelOriginalDsts::new(&loaded.maps.original_dsts, Arc::clone(&ports))?;
+        let original_dsts = KernelOriginalDsts::new(&loaded.maps.original_dsts)?;
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let node = NodeState {
             renewed_ns: 0,
@@ -95,11 +92,12 @@ impl Kernel {
                 0
             },
             attach_level,
+            host_netns: options.host_netns.0,
+            guarded_ports: guarded_ports(&options.guarded_ports),
         };
         Ok(Self {
             _hold: hold,
             names: Arc::new(ArcSwap::from_pointee(Names::default())),
-            ports,
             heartbeats: Arc::new(HeartbeatPage::map(&loaded.maps.workers)?),
             original_dsts: Arc::new(original_dsts),
             state: Mutex::new(State {
@@ -111,6 +109,7 @@ impl Kernel {
                 node,
                 opened: Instant::now(),
                 has_swept_pods: false,
+                sweeper: Sweeper::default(),
             }),
         })
     }
@@ -138,7 +137,8 @@ impl State {
     }
 
     fn write_node(&mut self) -> Result<(), KernelError> {
-        let has_host_pods = self.pods.has_host_pods();
+        // Those of an earlier daemon count until they are named again or removed.
+        let has_host_pods = self.maps().host_pods.keys().next().is_some();
         let node = NodeState {
             renewed_ns: monotonic_ns(),
             flags: self.node.flags
@@ -185,7 +185,6 @@ impl KernelMaps for Kernel {
         } = &mut *state;
         let scope = planner.scope_id(&pod.scope);
         pods.upsert(&mut loaded.maps, pod, scope)?;
-        self.ports.store(Arc::new(pods.listener_ports()));
         if pod.id.space == PodId::CGROUP {
             state.write_node()?;
         }
@@ -200,7 +199,6 @@ impl KernelMaps for Kernel {
             removed(loaded.maps.listeners.remove(&ListenerKey::new(pod, family)))
                 .map_err(|error| KernelError::map("remove from", map::LISTENERS, error))?;
         }
-        self.ports.store(Arc::new(pods.listener_ports()));
         Ok(())
     }
 
@@ -290,14 +288,20 @@ impl KernelMaps for Kernel {
     }
 
     fn sweep_original_dsts(&self) -> Result<usize, KernelError> {
-        let ports = self.ports.load_full();
         let mut state = self.state();
         let bare =
             aya::maps::Map::HashMap(open_again(&state.maps().original_dsts, map::ORIGINAL_DSTS)?);
         let mut map: HashMap<MapData, OriginalDstKey, OriginalDstValue> = bare
             .try_into()
             .map_err(|error| KernelError::map("open", map::ORIGINAL_DSTS, error))?;
-        let count = original_dst::sweep(&mut map, &ports)?;
+        let listeners = state.pods.listeners();
+        let state = &mut *state;
+        let silent_after = Duration::from_nanos(state.node.heartbeat_max_ns);
+        let runs = |worker| {
+            let age = self.heartbeats.age(worker);
+            age.is_some_and(|age| age < silent_after)
+        };
+        let count = state.sweeper.sweep(&mut map, &listeners, runs)?;
         if !state.has_swept_pods && state.opened.elapsed() > STRANGERS_AFTER {
             let State { loaded, pods, .. } = &mut *state;
             let strangers = pods.remove_strangers(&mut loaded.maps)?;
@@ -393,6 +397,18 @@ impl KernelMaps for Kernel {
         let ring = self.state().maps().flow_events.take()?;
         Some(FlowEvents::new(ring, Arc::clone(&self.names)))
     }
+
+    fn take_log(&self) -> Option<KernelLog> {
+        self.state().loaded.log.take()
+    }
+}
+
+fn guarded_ports(ports: &[u16]) -> [PortBe; NodeState::GUARDED_PORTS_MAX] {
+    let mut guarded = [PortBe(0); NodeState::GUARDED_PORTS_MAX];
+    for (place, port) in guarded.iter_mut().zip(ports) {
+        *place = PortBe::from_host(*port);
+    }
+    guarded
 }
 
 /// Another handle on the same map.

@@ -13,11 +13,16 @@ use std::{
 };
 
 use lab::{Lab, VIP4, VIP6, counted, dial, dial_from, reply};
-use proxy_common::{addr::Family, pod::PodId, reason::Reason, socket::SocketState};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use proxy_common::{
+    addr::{Addr, Family, PortBe},
+    pod::PodId,
+    reason::Reason,
+    socket::{OriginalDstKey, OriginalDstValue, SocketState},
+};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::*;
-use crate::net::{OriginalDst, OriginalDstSource};
+use crate::net::{Accepted, CapturedDst, OriginalDst, OriginalDstSource};
 
 /// One rule, tried on the lab.
 type Check = fn(&mut Lab);
@@ -53,6 +58,14 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
             ("scopes", shapes::a_scope_sees_its_own),
             ("way out", shapes::a_family_without_a_route_fails_by_itself),
             ("host pods", shapes::host_pods_are_found_by_their_cgroup),
+            (
+                "the host guard",
+                shapes::rules_lead_host_pods_to_nothing_of_the_host,
+            ),
+            (
+                "strangers on the host",
+                shapes::strangers_on_the_host_find_nobodys_destination,
+            ),
             ("not ready", shapes::strict_refuses_pods_that_are_not_ready),
             ("v6 and options", shapes::ipv6_keepalive_and_ports),
             ("daemons", shapes::the_oldest_daemon_makes_room),
@@ -62,6 +75,7 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
             ("live flows", live_flows_and_counts_agree),
             ("degraded forms", dead_full_and_silent_proxies_degrade),
             ("sweep", abandoned_destinations_are_swept),
+            ("the programs' log", shapes::a_full_map_is_told_in_the_log),
             ("adoption", pins_outlive_the_daemon_and_are_adopted),
             ("staleness", stale_maps_pass),
             ("cleanup", cleanup_leaves_nothing),
@@ -110,13 +124,13 @@ fn captured_connections_find_their_destination(lab: &mut Lab) {
             peer.ip().is_loopback() && peer.port() == local.port(),
             "{peer}"
         );
-        let taken = lab.original_dsts.take(lab.netns, peer);
+        let taken = lab.take(peer);
         assert_eq!(
             taken.map(|captured| captured.dst),
             Some(OriginalDst(dialled))
         );
         // Taken once.
-        assert_eq!(lab.original_dsts.take(lab.netns, peer), None);
+        assert_eq!(lab.take(peer), None);
     }
     // One that sends and closes before it is accepted keeps its destination; TCP fast open and
     // non-blocking clients run the same hook.
@@ -125,7 +139,7 @@ fn captured_connections_find_their_destination(lab: &mut Lab) {
     drop(client);
     thread::sleep(Duration::from_millis(50));
     let (mut stream, peer) = lab.listener_v4.accept().expect("it queued");
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("its bytes wait");
     assert_eq!(text, "hello");
@@ -138,12 +152,12 @@ fn captured_connections_find_their_destination(lab: &mut Lab) {
         Some(libc::EINPROGRESS)
     );
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
 
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     lab::send_fast_open(&socket, "10.96.0.1:80");
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
 }
 
 fn mapped_sockets_are_v4(lab: &mut Lab) {
@@ -164,7 +178,7 @@ fn mapped_sockets_are_v4(lab: &mut Lab) {
         .expect("an address");
     assert_eq!(local.ip().to_string(), "::ffff:10.0.0.9");
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
 }
 
 fn own_listener_is_refused(lab: &mut Lab) {
@@ -243,7 +257,7 @@ fn chosen_sources_are_kept(lab: &mut Lab) {
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
     // The proxy sees the address that the application chose.
     assert_eq!(peer, local);
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
     // A second connection from the same source to another destination would have the same tuple
     // towards the listener.
     let before = lab.reasons();
@@ -299,7 +313,7 @@ fn exclusions_pass(lab: &mut Lab) {
         assert_eq!(counted(lab, &before), [reason], "{exclusions:?}");
         if reason == Reason::ProxyPath {
             let (_, peer) = lab.listener_v4.accept().expect("it queued");
-            assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+            assert!(lab.take(peer).is_some());
         } else {
             assert_eq!(reply(client), "direct");
         }
@@ -335,7 +349,7 @@ fn the_kernel_path_follows_weights_and_hides_itself(lab: &mut Lab) {
     let before = lab.reasons();
     let _client = dial("[fd00:96::2]:80").expect("captured");
     let (_, peer) = lab.listener_v6.accept().expect("it queued");
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
     assert_eq!(
         counted(lab, &before),
         [Reason::ProxyPath, Reason::OtherFamily]
@@ -497,7 +511,7 @@ fn dead_full_and_silent_proxies_degrade(lab: &mut Lab) {
     check("full", Reason::BacklogFull);
     for _ in &queued {
         let (_, peer) = lab.listener_v4.accept().expect("it queued");
-        assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+        assert!(lab.take(peer).is_some());
     }
     drop(queued);
 
@@ -507,7 +521,7 @@ fn dead_full_and_silent_proxies_degrade(lab: &mut Lab) {
     lab.start_heartbeat(beating);
     let _client = dial("10.96.0.1:80").expect("captured again");
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
 }
 
 fn abandoned_destinations_are_swept(lab: &mut Lab) {
@@ -522,7 +536,29 @@ fn abandoned_destinations_are_swept(lab: &mut Lab) {
     assert_eq!(lab.kernel.sweep_original_dsts().expect("the sweep"), 1);
     lab.register();
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert_eq!(lab.original_dsts.take(lab.netns, peer), None);
+    assert_eq!(lab.take(peer), None);
+
+    // An old one goes when two sweeps meet it while its worker runs.
+    let mut entries = shapes::original_dsts(lab);
+    let key = OriginalDstKey {
+        netns_cookie: lab.netns.0,
+        addr: Addr::LOOPBACK_V4,
+        port: PortBe::from_host(46002),
+        listener: PortBe::from_host(15001),
+        reserved: 0,
+    };
+    let value = OriginalDstValue {
+        pod: lab.pod.id,
+        ..OriginalDstValue::default()
+    };
+    entries.insert(key, value, 0).expect("room");
+    let beating = lab.stop_heartbeat();
+    thread::sleep(lab::HEARTBEAT_MAX + Duration::from_millis(50));
+    let swept = |lab: &Lab| lab.kernel.sweep_original_dsts().expect("the sweep");
+    assert_eq!([swept(lab), swept(lab), swept(lab)], [0; 3], "it hangs");
+    lab.start_heartbeat(beating);
+    assert_eq!(swept(lab), 0, "it may still be accepted");
+    assert_eq!(swept(lab), 1);
 }
 
 fn pins_outlive_the_daemon_and_are_adopted(lab: &mut Lab) {
@@ -544,7 +580,7 @@ fn pins_outlive_the_daemon_and_are_adopted(lab: &mut Lab) {
     lab.register();
     let _client = dial("10.96.0.1:80").expect("captured");
     let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert!(lab.original_dsts.take(lab.netns, peer).is_some());
+    assert!(lab.take(peer).is_some());
     assert_eq!(
         lab.kernel.check_links().expect("the check"),
         LinkCheck::Attached

@@ -14,8 +14,8 @@ use std::{
 use aya::maps::MapData;
 use proxy_common::map::{WORKERS, WORKERS_MAX};
 
-use super::{KernelError, monotonic_ns};
-use crate::net::Heartbeat;
+use super::KernelError;
+use crate::net::{Heartbeat, monotonic_ns};
 
 const PAGE_BYTES: usize = WORKERS_MAX as usize * size_of::<u64>();
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use proxy_common::pod::PodId;
+
 use super::addr::{NetnsCookie, OriginalDst};
 
 /// What a captured connection was meant to reach.
@@ -12,12 +14,26 @@ pub struct CapturedDst {
     pub dst: OriginalDst,
 }
 
+/// A connection as a pod's listener accepted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// The pod whose listener it is.
+    pub pod: PodId,
+    /// The namespace that holds both ends.
+    pub netns: NetnsCookie,
+    /// The listener's port: in the host's namespace each pod has one.
+    pub listener: u16,
+    /// When the listener was opened, by [`super::monotonic_ns`].
+    pub listening_since_ns: u64,
+    /// The client's end.
+    pub client: SocketAddr,
+}
+
 /// Original destinations, written by the sockops program and taken once by accept.
 pub trait OriginalDstSource: Send + Sync {
-    /// Takes the original destination of the connection that `client` made to the
-    /// listener inside namespace `netns`. `None`: nobody captured it, so the
-    /// connection must be refused.
-    fn take(&self, netns: NetnsCookie, client: SocketAddr) -> Option<CapturedDst>;
+    /// Takes the original destination of an accepted connection. `None`: nobody captured it
+    /// for this listener, so the connection must be refused.
+    fn take(&self, accepted: &Accepted) -> Option<CapturedDst>;
 }
 
 /// Opens sockets where the client pod lives, so that source addresses and
@@ -34,6 +50,13 @@ pub trait SocketFactory: Send + Sync {
     fn has_family_of(&self, towards: SocketAddr) -> bool {
         let _ = towards;
         true
+    }
+
+    /// Why no connection may be made to `towards`, if so: what a pod may not be led to by
+    /// rules although its namespace would let it.
+    fn forbids(&self, towards: SocketAddr) -> Option<&'static str> {
+        let _ = towards;
+        None
     }
 }
 

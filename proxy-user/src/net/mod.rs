@@ -5,7 +5,9 @@
 
 pub mod addr;
 pub mod bridge;
+pub mod clock;
 pub mod socket;
 
 pub use addr::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId};
-pub use bridge::{CapturedDst, Heartbeat, OriginalDstSource, SocketFactory};
+pub use bridge::{Accepted, CapturedDst, Heartbeat, OriginalDstSource, SocketFactory};
+pub use clock::monotonic_ns;

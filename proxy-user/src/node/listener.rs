@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
+use proxy_common::pod::PodId;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::netns::NetNamespace;
-use crate::net::NetnsCookie;
+use crate::net::monotonic_ns;
 
 /// Istio's port of captured outbound traffic.
 pub const CAPTURE_PORT: u16 = 15001;
@@ -14,9 +15,22 @@ pub const CAPTURE_PORT: u16 = 15001;
 /// Connections that may wait for accept; the map of original destinations is sized by it.
 pub const BACKLOG: i32 = 1024;
 
+/// A listener on its way from one daemon to the next.
+#[derive(Debug)]
+pub struct HandedListener {
+    /// The pod whose it is.
+    pub pod: PodId,
+    /// As [`PodListeners::since_ns`].
+    pub since_ns: u64,
+    /// The socket, with what waits in its queue.
+    pub socket: TcpListener,
+}
+
 /// What could be opened; a pod without IPv6 has no v6 listener and loses nothing.
 #[derive(Debug, Default)]
 pub struct PodListeners {
+    /// When they were opened, by [`monotonic_ns`].
+    pub since_ns: u64,
     /// On 127.0.0.1.
     pub v4: Option<TcpListener>,
     /// On ::1.
@@ -24,16 +38,14 @@ pub struct PodListeners {
 }
 
 impl PodListeners {
-    /// Takes the listeners of one namespace out of `handed`; `None` if there are none.
-    pub fn claim(
-        handed: &mut Vec<(NetnsCookie, TcpListener)>,
-        cookie: NetnsCookie,
-    ) -> Option<Self> {
+    /// Takes the listeners of one pod out of `handed`; `None` if there are none.
+    pub fn claim(handed: &mut Vec<HandedListener>, pod: PodId) -> Option<Self> {
         let mut claimed = Self::default();
-        for (_, socket) in handed.extract_if(.., |(owner, _)| *owner == cookie) {
-            match socket.local_addr() {
-                Ok(SocketAddr::V4(_)) => claimed.v4 = Some(socket),
-                Ok(SocketAddr::V6(_)) => claimed.v6 = Some(socket),
+        for listener in handed.extract_if(.., |listener| listener.pod == pod) {
+            claimed.since_ns = claimed.since_ns.max(listener.since_ns);
+            match listener.socket.local_addr() {
+                Ok(SocketAddr::V4(_)) => claimed.v4 = Some(listener.socket),
+                Ok(SocketAddr::V6(_)) => claimed.v6 = Some(listener.socket),
                 // Closed here; the pod's listeners are opened anew if none is left.
                 Err(_) => {}
             }
@@ -49,6 +61,7 @@ impl PodListeners {
         let clone =
             |socket: &Option<TcpListener>| socket.as_ref().map(TcpListener::try_clone).transpose();
         Ok(Self {
+            since_ns: self.since_ns,
             v4: clone(&self.v4)?,
             v6: clone(&self.v6)?,
         })
@@ -60,6 +73,7 @@ impl PodListeners {
 /// # Errors
 /// Entering the namespace fails, or neither family can listen.
 pub fn open(namespace: &NetNamespace) -> io::Result<PodListeners> {
+    let since_ns = monotonic_ns();
     let (v4, v6) = namespace.within(|| {
         (
             listen(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -69,6 +83,7 @@ pub fn open(namespace: &NetNamespace) -> io::Result<PodListeners> {
     match (v4, v6) {
         (Err(error), Err(_)) => Err(error),
         (v4, v6) => Ok(PodListeners {
+            since_ns,
             v4: v4.ok(),
             v6: v6.ok(),
         }),

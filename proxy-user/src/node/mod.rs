@@ -5,11 +5,13 @@
 //! knows routes or maps. Start at [`pod_watch::spawn`]. [`memory`] is the daemon's own.
 
 pub mod cgroup;
+pub mod host;
 pub mod listener;
 pub mod memory;
 pub mod netns;
 pub mod pod_watch;
 pub mod way_out;
 
+pub use host::{HostGuard, HostSockets};
 pub use netns::{NetNamespace, PodSockets};
 pub use pod_watch::{FoundPod, NodeEvent, WantedPod};

@@ -1,7 +1,7 @@
 //! Network namespaces: enter one for a moment, come back, never across an await.
 
 use std::cell::OnceCell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
@@ -51,6 +51,19 @@ impl NetNamespace {
         })
     }
 
+    /// How many local ports `connect()` may choose from towards one address and port
+    /// (`ip_local_port_range`, ip(7)), for either family.
+    ///
+    /// # Errors
+    /// Entering the namespace fails, or `/proc` is not mounted.
+    pub fn local_ports(&self) -> io::Result<u32> {
+        let path = "/proc/sys/net/ipv4/ip_local_port_range";
+        let text = self.within(|| fs::read_to_string(path))??;
+        parse_port_range(&text).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("not a range: {text}"))
+        })
+    }
+
     /// Runs `visit` with this thread inside the namespace, then returns home.
     ///
     /// # Errors
@@ -81,16 +94,25 @@ impl PodSockets {
     /// For a pod with these addresses.
     #[must_use]
     pub fn new(namespace: Arc<NetNamespace>, addresses: &[IpAddr]) -> Self {
-        let is_global_v6 = |address: &IpAddr| match address {
-            IpAddr::V4(_) => false,
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        };
+        let (has_v4, has_v6) = ip_families(addresses);
         Self {
             namespace,
-            has_v4: addresses.iter().any(IpAddr::is_ipv4),
-            has_v6: addresses.iter().any(is_global_v6),
+            has_v4,
+            has_v6,
         }
     }
+}
+
+/// Whether there is an IPv4 address, and an IPv6 one that is more than link-local.
+pub(super) fn ip_families(addresses: &[IpAddr]) -> (bool, bool) {
+    let is_global_v6 = |address: &IpAddr| match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    };
+    (
+        addresses.iter().any(IpAddr::is_ipv4),
+        addresses.iter().any(is_global_v6),
+    )
 }
 
 impl SocketFactory for PodSockets {
@@ -107,17 +129,7 @@ impl SocketFactory for PodSockets {
     }
 }
 
-/// Opens sockets in the daemon's own namespace (host-network pods, tests).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostNamespace;
-
-impl SocketFactory for HostNamespace {
-    fn open_tcp(&self, towards: SocketAddr) -> io::Result<Socket> {
-        open_tcp_here(towards)
-    }
-}
-
-fn open_tcp_here(towards: SocketAddr) -> io::Result<Socket> {
+pub(super) fn open_tcp_here(towards: SocketAddr) -> io::Result<Socket> {
     Socket::new(
         Domain::for_address(towards),
         Type::STREAM.nonblocking().cloexec(),
@@ -183,10 +195,35 @@ fn netns_cookie(socket: &Socket) -> io::Result<NetnsCookie> {
     Ok(NetnsCookie(cookie))
 }
 
+/// Ports of a range such as `32768	60999`.
+fn parse_port_range(text: &str) -> Option<u32> {
+    let mut bounds = text.split_whitespace().map(str::parse::<u16>);
+    let (first, last) = (bounds.next()?.ok()?, bounds.next()?.ok()?);
+    Some(u32::from(last.checked_sub(first)?) + 1)
+}
+
 /// The cookie of the namespace in which this thread lives.
 ///
 /// # Errors
 /// The kernel is older than 5.14.
 pub fn home_cookie() -> io::Result<NetnsCookie> {
     netns_cookie(&Socket::new(Domain::UNIX, Type::DGRAM, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_ports_counts_both_ends() {
+        for (text, expected) in [
+            ("32768\t60999\n", Some(28_232)),
+            ("40000 40000", Some(1)),
+            ("2 1", None),
+            ("1", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_port_range(text), expected, "{text:?}");
+        }
+    }
 }

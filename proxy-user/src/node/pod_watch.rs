@@ -5,6 +5,7 @@
 //! as the pod's only if it is not the host's, one of its interfaces holds an address of
 //! `status.podIPs`, and the process still belongs to the pod after its namespace was
 //! opened: taking any process would pick nested namespaces and give traffic a wrong identity.
+//! A host-network pod is found once one of its processes is in the host's namespace.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -212,11 +213,9 @@ impl PodWatch {
     }
 
     fn is_awaited(&self, pod: &WantedPod) -> bool {
-        !pod.is_host_network
-            && self
-                .known
-                .get(&pod.uid)
-                .is_none_or(|known| known.found.is_none())
+        self.known
+            .get(&pod.uid)
+            .is_none_or(|known| known.found.is_none())
     }
 
     async fn send(&self, event: NodeEvent) -> Result<(), Closed> {
@@ -282,7 +281,7 @@ impl PodWatch {
             })
             .await?;
         }
-        if pod.is_host_network || self.is_still_inside(pod) {
+        if self.is_still_inside(pod) {
             return Ok(());
         }
         if self
@@ -340,7 +339,8 @@ impl PodWatch {
             let Some((process, namespace)) = namespace_of(pid) else {
                 continue;
             };
-            if namespace.inode == self.home_inode || refused.contains(&namespace.inode) {
+            let is_hosts = namespace.inode == self.home_inode;
+            if is_hosts != pod.is_host_network || refused.contains(&namespace.inode) {
                 continue;
             }
             // The number may have become another process's before it was opened.
@@ -394,7 +394,7 @@ impl PodWatch {
     }
 }
 
-/// The namespace's addresses, if one of them is the pod's.
+/// The namespace's addresses, if one of them is the pod's. The host's needs no such proof.
 async fn pod_addresses(
     namespace: &NetNamespace,
     pod: &WantedPod,
@@ -405,7 +405,7 @@ async fn pod_addresses(
         )
         .ok()?;
     let addresses = netlink.addresses().await.ok()?;
-    let is_pods = addresses.iter().any(|address| pod.ips.contains(address));
+    let is_pods = pod.is_host_network || addresses.iter().any(|address| pod.ips.contains(address));
     let outside = addresses
         .into_iter()
         .filter(|address| !address.is_loopback())

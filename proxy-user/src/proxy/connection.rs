@@ -17,7 +17,7 @@ use super::sniff::{self, Outcome, Sniffed};
 use super::stream::PrefixedStream;
 use super::tcp::{self, Target, TcpFacts};
 use super::tls::{ClientHello, parse_client_hello};
-use crate::net::{DownstreamAddr, OriginalDst, OriginalDstSource};
+use crate::net::{Accepted, DownstreamAddr, OriginalDst, OriginalDstSource};
 use crate::snapshot::listeners::Found;
 use crate::snapshot::routes::{L4Destination, TcpRoute, TlsRoute, pick_l4};
 use crate::snapshot::{Destination, ScopeView, Snapshot};
@@ -32,13 +32,14 @@ const SNIFF_BUFFER_BYTES: usize = 2048;
 /// Serves one accepted connection until it ends.
 pub(super) async fn serve(
     mut stream: TcpStream,
-    downstream: DownstreamAddr,
+    accepted: &Accepted,
     original_dsts: &dyn OriginalDstSource,
     pod: Rc<PodContext>,
     place: &Place,
 ) {
     let start = SystemTime::now();
-    let Some(captured) = original_dsts.take(pod.cookie, downstream.0) else {
+    let downstream = DownstreamAddr(accepted.client);
+    let Some(captured) = original_dsts.take(accepted) else {
         // Nobody captured it: it dialled the listener itself.
         pod.stats.strangers.set(pod.stats.strangers.get() + 1);
         return tcp::refuse(stream);

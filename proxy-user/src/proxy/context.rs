@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proxy_common::pod::PodId;
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
@@ -38,8 +39,12 @@ impl Default for WorkerLimits {
 pub struct PodContext {
     /// `metadata.uid`.
     pub uid: PodUid,
-    /// The pod's network namespace.
-    pub cookie: NetnsCookie,
+    /// How the kernel knows the pod.
+    pub id: PodId,
+    /// The namespace of its listeners.
+    pub netns: NetnsCookie,
+    /// When they were opened, by [`crate::net::monotonic_ns`].
+    pub listening_since_ns: u64,
     /// Load once per request or connection.
     pub snapshot: SnapshotReader,
     /// Clusters as this pod sees them.

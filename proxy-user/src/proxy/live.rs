@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::net::{NetnsCookie, PodUid};
+use proxy_common::pod::PodId;
+
+use crate::net::PodUid;
 
 use super::upstream::ClusterCounts;
 
@@ -22,8 +24,8 @@ pub struct WorkerStatus {
 pub struct PodStatus {
     /// `metadata.uid`.
     pub uid: PodUid,
-    /// Its namespace's cookie.
-    pub cookie: NetnsCookie,
+    /// How the kernel knows it.
+    pub id: PodId,
     /// Open client connections.
     pub connections: usize,
     /// Accepted since the start.

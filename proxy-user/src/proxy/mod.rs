@@ -7,6 +7,7 @@
 mod connection;
 mod context;
 pub mod http;
+mod http1;
 mod live;
 mod pod;
 pub(crate) mod policy;
@@ -22,6 +23,7 @@ mod worker;
 mod tests;
 
 pub use context::{ArcRecorder, ConnectionFacts, PodContext, PodStats, WorkerLimits};
+pub use http1::target::Target;
 pub use live::{ConnectionView, PodStatus, WorkerStatus};
 pub use pod::PodHandle;
 pub use stream::PrefixedStream;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use proxy_common::pod::PodId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -22,7 +23,7 @@ use super::context::{ArcRecorder, PodContext, PodStats, WorkerLimits};
 use super::live::{ConnectionView, PodStatus};
 use super::tcp::refuse;
 use super::upstream::Upstreams;
-use crate::net::{DownstreamAddr, NetnsCookie, OriginalDstSource, PodUid, SocketFactory};
+use crate::net::{Accepted, DownstreamAddr, NetnsCookie, OriginalDstSource, PodUid, SocketFactory};
 use crate::snapshot::SnapshotReader;
 use crate::snapshot::clusters::special;
 use crate::telemetry::record::{Recorder, WorkloadLabels};
@@ -31,10 +32,14 @@ use crate::telemetry::record::{Recorder, WorkloadLabels};
 pub struct PodHandle {
     /// `metadata.uid`.
     pub uid: PodUid,
-    /// Cookie of its network namespace.
-    pub cookie: NetnsCookie,
+    /// How the kernel knows it: in the host's namespace by its cgroup.
+    pub id: PodId,
+    /// The namespace that its listeners are in.
+    pub netns: NetnsCookie,
     /// Listening sockets inside its namespace.
     pub listeners: Vec<StdListener>,
+    /// When they were opened, by [`crate::net::monotonic_ns`]: what is older was not for them.
+    pub listening_since_ns: u64,
     /// Opens upstream sockets inside its namespace.
     pub sockets: Arc<dyn SocketFactory>,
     /// Who it is, for telemetry.
@@ -45,7 +50,7 @@ impl fmt::Debug for PodHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodHandle")
             .field("uid", &self.uid)
-            .field("cookie", &self.cookie)
+            .field("id", &self.id)
             .field("listeners", &self.listeners.len())
             .finish_non_exhaustive()
     }
@@ -100,7 +105,9 @@ impl Pod {
         }
         let context = Rc::new(PodContext {
             uid: handle.uid,
-            cookie: handle.cookie,
+            id: handle.id,
+            netns: handle.netns,
+            listening_since_ns: handle.listening_since_ns,
             snapshot: environment.snapshot,
             upstreams: Upstreams::new(handle.sockets),
             recorder: ArcRecorder(environment.recorder),
@@ -135,7 +142,7 @@ impl Pod {
         let stats = &self.context.stats;
         PodStatus {
             uid: self.context.uid.clone(),
-            cookie: self.context.cookie,
+            id: self.context.id,
             connections: stats.connections.get(),
             accepted: stats.accepted.get(),
             strangers: stats.strangers.get(),
@@ -184,26 +191,37 @@ impl Server {
     /// Until the worker drains; the listener closes with the task.
     async fn accept_all(self: Rc<Self>, listener: TcpListener) {
         let mut draining = self.context.draining.clone();
+        let port = match listener.local_addr() {
+            Ok(address) => address.port(),
+            Err(error) => {
+                tracing::error!(pod = %self.context.uid, %error, "a listener without an address");
+                return;
+            }
+        };
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = draining.wait_for(|is_draining| *is_draining) => return,
                 accepted = listener.accept() => accepted,
             };
-            self.take(accepted).await;
+            self.take(accepted, port).await;
             for _ in 1..ACCEPTS_PER_TURN {
                 let Some(accepted) = accept_now(&listener).await else {
                     break;
                 };
-                self.take(accepted).await;
+                self.take(accepted, port).await;
             }
             tokio::task::yield_now().await;
         }
     }
 
-    async fn take(self: &Rc<Self>, accepted: std::io::Result<(TcpStream, std::net::SocketAddr)>) {
+    async fn take(
+        self: &Rc<Self>,
+        accepted: std::io::Result<(TcpStream, std::net::SocketAddr)>,
+        port: u16,
+    ) {
         match accepted {
-            Ok((stream, client)) => self.serve(stream, DownstreamAddr(client)),
+            Ok((stream, client)) => self.serve(stream, DownstreamAddr(client), port),
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 tracing::warn!(pod = %self.context.uid, %error, "cannot accept a connection");
@@ -212,7 +230,7 @@ impl Server {
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: TcpStream, client: DownstreamAddr) {
+    fn serve(self: &Rc<Self>, stream: TcpStream, client: DownstreamAddr, port: u16) {
         let stats = &self.context.stats;
         stats.accepted.set(stats.accepted.get() + 1);
         let is_full = stats.connections.get() >= self.limits.connections_per_pod_max
@@ -230,7 +248,14 @@ impl Server {
         spawn_local(async move {
             let place = place;
             let pod = Rc::clone(&this.context);
-            connection::serve(stream, client, &*this.original_dsts, pod, &place).await;
+            let accepted = Accepted {
+                pod: pod.id,
+                netns: pod.netns,
+                listener: port,
+                listening_since_ns: pod.listening_since_ns,
+                client: client.0,
+            };
+            connection::serve(stream, &accepted, &*this.original_dsts, pod, &place).await;
         });
     }
 }

@@ -16,7 +16,7 @@ use super::pod::Place;
 use super::relay::{Moved, Observer, RelayEnd, RelayLimits, relay};
 use super::stream::PrefixedStream;
 use super::upstream::{
-    PickContext, TcpSession, TcpTarget, TrafficError, WireProtocol, workload_labels,
+    Kind, PickContext, TcpSession, TcpTarget, TrafficError, WireProtocol, workload_labels,
 };
 use crate::net::{DownstreamAddr, OriginalDst};
 use crate::snapshot::clusters::special;
@@ -96,6 +96,11 @@ pub(super) async fn serve(
     record.open();
     let session = match target.connect(&context).await {
         Ok(session) => session,
+        Err(error) if error.kind == Kind::Forbidden => {
+            record.record.details = Cow::Borrowed("host_network_guard");
+            record.fail(&error);
+            return refuse(client.into_parts().1);
+        }
         Err(error) => return record.fail(&error),
     };
     record.record.upstream_local = session.stream.local_addr().ok();

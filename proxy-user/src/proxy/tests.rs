@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::tls::testing::client_hello;
 use super::upstream::testing::{Loopback, cluster, endpoint};
 use super::*;
-use crate::net::{CapturedDst, NetnsCookie, OriginalDstSource, PodUid};
+use crate::net::{Accepted, CapturedDst, NetnsCookie, OriginalDstSource, PodUid, SocketFactory};
 use crate::snapshot::clusters::ClusterRef;
 use crate::snapshot::listeners::{Destination, Protocol, ScopeView};
 use crate::snapshot::policy::ConnectionPool;
@@ -22,7 +22,7 @@ use crate::snapshot::{Publisher, Snapshot};
 use crate::telemetry::ResponseFlags;
 use crate::telemetry::record::WorkloadLabels;
 use mesh::{
-    Beats, COOKIE, FakeDsts, FakeRecorder, Mesh, destination, echo_at_end, one, read_all, scope,
+    Beats, FakeDsts, FakeRecorder, Mesh, POD, destination, echo_at_end, one, read_all, scope,
     serve, tcp_scope, to_cluster, vip,
 };
 
@@ -389,14 +389,41 @@ fn connections_over_the_limit_are_reset_and_counted() {
     mesh.stop();
 }
 
+/// Sockets of a namespace in which nothing may be reached.
+struct Guarded;
+
+impl SocketFactory for Guarded {
+    fn open_tcp(&self, towards: SocketAddr) -> std::io::Result<socket2::Socket> {
+        Loopback.open_tcp(towards)
+    }
+
+    fn forbids(&self, _: SocketAddr) -> Option<&'static str> {
+        Some("a loopback address of the host")
+    }
+}
+
+#[test]
+fn a_connection_to_a_forbidden_endpoint_is_reset_and_the_record_says_why() {
+    let scope = tcp_scope(one(serve(echo_at_end)));
+    let mesh = Mesh::start_on(scope, WorkerLimits::default(), Arc::new(Guarded));
+    let mut client = mesh.dial(vip());
+    let error = client.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let record = &mesh.closed(1)[0];
+    assert_eq!(record.details, "host_network_guard");
+    let why = record.upstream_failure.as_deref();
+    assert_eq!(why, Some("a loopback address of the host"));
+    mesh.stop();
+}
+
 /// Panics for the first connection.
 #[derive(Default)]
 struct Fragile(AtomicU64, FakeDsts);
 
 impl OriginalDstSource for Fragile {
-    fn take(&self, cookie: NetnsCookie, client: SocketAddr) -> Option<CapturedDst> {
+    fn take(&self, accepted: &Accepted) -> Option<CapturedDst> {
         assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "a bug of ours");
-        self.1.take(cookie, client)
+        self.1.take(accepted)
     }
 }
 
@@ -416,7 +443,9 @@ fn a_panic_ends_its_own_connection_and_nothing_else() {
     let listener = inside.local_addr().expect("an address");
     let handle = PodHandle {
         uid: PodUid(Arc::from("pod-1")),
-        cookie: COOKIE,
+        id: POD,
+        netns: NetnsCookie(7),
+        listening_since_ns: 0,
         listeners: vec![inside],
         sockets: Arc::new(Loopback),
         labels: Arc::new(WorkloadLabels::unknown()),
@@ -447,7 +476,7 @@ fn a_removed_pod_is_gone_at_once_and_its_record_says_aborted() {
     let mut client = mesh.dial(vip());
     client.write_all(b"a").expect("written");
     thread::sleep(Duration::from_millis(50));
-    let remove = WorkerCommand::RemovePod(COOKIE);
+    let remove = WorkerCommand::RemovePod(POD);
     mesh.worker.send(remove).expect("taken");
     assert_eq!(mesh.closed(1)[0].details, "aborted");
     assert_eq!(read_all(&mut client).expect("an end"), b"");

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use proxy_common::pod::PodId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use super::context::WorkerLimits;
 use super::live::{ConnectionView, WorkerStatus};
 use super::pod::{Pod, PodEnvironment, PodHandle};
-use crate::net::{Heartbeat, NetnsCookie, OriginalDstSource};
+use crate::net::{Heartbeat, OriginalDstSource};
 use crate::snapshot::SnapshotReader;
 use crate::telemetry::record::Recorder;
 
@@ -56,10 +57,10 @@ impl fmt::Debug for WorkerConfig {
 /// What a worker may be told.
 #[derive(Debug)]
 pub enum WorkerCommand {
-    /// Serve this pod from now on; a pod with the same cookie is replaced.
+    /// Serve this pod from now on; a pod with the same id is replaced.
     AddPod(PodHandle),
     /// The pod is gone: close its listeners, connections and pools at once.
-    RemovePod(NetnsCookie),
+    RemovePod(PodId),
     /// Accept nothing more, let connections end at their next boundary, close what is
     /// left after `deadline`, then end the worker.
     Drain {
@@ -190,7 +191,7 @@ async fn run(config: WorkerConfig, mut commands: mpsc::Receiver<WorkerCommand>) 
     });
     let (drain, draining) = watch::channel(false);
     let mut pods = Pods {
-        by_cookie: HashMap::new(),
+        by_id: HashMap::new(),
         id: config.id,
         snapshot: config.snapshot,
         original_dsts: config.original_dsts,
@@ -213,7 +214,7 @@ async fn run(config: WorkerConfig, mut commands: mpsc::Receiver<WorkerCommand>) 
 }
 
 struct Pods {
-    by_cookie: HashMap<NetnsCookie, (Pod, JoinHandle<()>)>,
+    by_id: HashMap<PodId, (Pod, JoinHandle<()>)>,
     id: u32,
     snapshot: SnapshotReader,
     original_dsts: Arc<dyn OriginalDstSource>,
@@ -227,16 +228,13 @@ impl Pods {
     fn apply(&mut self, command: WorkerCommand) {
         match command {
             WorkerCommand::AddPod(handle) => self.add(handle),
-            WorkerCommand::RemovePod(cookie) => self.remove(cookie),
+            WorkerCommand::RemovePod(id) => self.remove(id),
             WorkerCommand::Status(reply) => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.status());
             }
             WorkerCommand::Connections(reply) => {
-                let views = self
-                    .by_cookie
-                    .values()
-                    .flat_map(|(pod, _)| pod.connections());
+                let views = self.by_id.values().flat_map(|(pod, _)| pod.connections());
                 let _ = reply.send(views.collect());
             }
             WorkerCommand::Drain { .. } => {}
@@ -244,8 +242,8 @@ impl Pods {
     }
 
     fn add(&mut self, handle: PodHandle) {
-        let (cookie, uid) = (handle.cookie, handle.uid.clone());
-        self.remove(cookie);
+        let (id, uid) = (handle.id, handle.uid.clone());
+        self.remove(id);
         let environment = PodEnvironment {
             snapshot: self.snapshot.clone(),
             original_dsts: Arc::clone(&self.original_dsts),
@@ -256,14 +254,14 @@ impl Pods {
         };
         match Pod::start(handle, environment) {
             Ok((pod, work)) => {
-                self.by_cookie.insert(cookie, (pod, spawn_local(work)));
+                self.by_id.insert(id, (pod, spawn_local(work)));
             }
             Err(error) => tracing::error!(%uid, %error, "cannot serve the pod's listeners"),
         }
     }
 
-    fn remove(&mut self, cookie: NetnsCookie) {
-        if let Some((_, work)) = self.by_cookie.remove(&cookie) {
+    fn remove(&mut self, id: PodId) {
+        if let Some((_, work)) = self.by_id.remove(&id) {
             work.abort();
         }
     }
@@ -271,11 +269,7 @@ impl Pods {
     fn status(&self) -> WorkerStatus {
         WorkerStatus {
             id: self.id,
-            pods: self
-                .by_cookie
-                .values()
-                .map(|(pod, _)| pod.status())
-                .collect(),
+            pods: self.by_id.values().map(|(pod, _)| pod.status()).collect(),
         }
     }
 
@@ -284,8 +278,8 @@ impl Pods {
         let over = tokio::time::sleep(deadline);
         let mut over = std::pin::pin!(over);
         loop {
-            self.by_cookie.retain(|_, (_, work)| !work.is_finished());
-            let Some((_, work)) = self.by_cookie.values_mut().next() else {
+            self.by_id.retain(|_, (_, work)| !work.is_finished());
+            let Some((_, work)) = self.by_id.values_mut().next() else {
                 return;
             };
             tokio::select! {
@@ -300,7 +294,7 @@ impl Pods {
                 },
             }
         }
-        for (_, (_, work)) in self.by_cookie.drain() {
+        for (_, (_, work)) in self.by_id.drain() {
             work.abort();
         }
         // Aborted tasks are dropped when the runtime polls them next.

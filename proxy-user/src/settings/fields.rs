@@ -215,11 +215,20 @@ impl Fields {
         }
     }
 
-    /// Takes those of `keys` that are present and hands back their paths.
-    pub(super) fn take_present(&mut self, keys: &[&'static str]) -> Vec<String> {
+    /// Any value, for somebody who knows its shape.
+    pub(super) fn value(&mut self, key: &'static str) -> Option<Value> {
+        self.take(key)
+    }
+
+    /// Takes those of `keys` that are present and hands back the paths of those that have
+    /// another value than the harmless ones beside them (JSON texts).
+    pub(super) fn take_present(&mut self, keys: &[(&'static str, &[&str])]) -> Vec<String> {
         let mut present = Vec::new();
-        for key in keys {
-            if self.take(key).is_some() {
+        for (key, harmless) in keys {
+            let Some(value) = self.take(key) else {
+                continue;
+            };
+            if !harmless.contains(&value.to_string().as_str()) {
                 present.push(format!("{}{key}", self.prefix));
             }
         }

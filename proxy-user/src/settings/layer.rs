@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::budget::NamespaceBudget;
 use super::fields::{Fields, SettingsError};
-use super::mesh::MeshConfig;
+use super::mesh_config::MeshConfig;
 use super::{AdminAddress, CaptureMode, ConfigSource, OnProxyDown, WORKERS_MAX, parse_labels};
 
 /// Settings of one source; `None` leaves the decision to the next one. Fields are

@@ -10,6 +10,7 @@ pub mod duration;
 mod fields;
 mod layer;
 mod mesh;
+mod mesh_config;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,7 +24,8 @@ use serde_json::json;
 pub use budget::NamespaceBudget;
 pub use fields::SettingsError;
 pub use layer::{Layer, source_of};
-pub use mesh::{AccessLogEncoding, MeshConfig, MeshSettings};
+pub use mesh::{AccessLogEncoding, MeshKeepalive, MeshSettings};
+pub use mesh_config::MeshConfig;
 
 /// Everything `mizzen run` needs to know, merged: flag, then environment, then
 /// settings file, then default.
@@ -133,6 +135,24 @@ impl Settings {
             Some(config_map) => self.mesh_config.clone().over(config_map.clone()).settings(),
             None => self.mesh_config.settings(),
         }
+    }
+
+    /// Settings that are given and do nothing: the key and what happens instead.
+    #[must_use]
+    pub fn not_honoured(&self) -> Vec<(String, &'static str)> {
+        let mut found = Vec::new();
+        if self.files.is_some() {
+            let effect = "no certificate or key is read from it yet";
+            found.push(("files".to_owned(), effect));
+        }
+        if !self.gateway.is_empty() {
+            let effect = "the node serves no Gateway yet";
+            found.push(("gateway".to_owned(), effect));
+        }
+        let mesh = self.mesh_config.ignored.iter();
+        let effect = "not honoured yet, the mesh acts without it";
+        found.extend(mesh.map(|field| (format!("mesh.{field}"), effect)));
+        found
     }
 
     /// What `compile` needs of them.

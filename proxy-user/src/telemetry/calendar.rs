@@ -27,6 +27,36 @@ impl Display for Iso8601 {
     }
 }
 
+/// A count of seconds since 1970-01-01 as HTTP's `date` has it: `Sun, 06 Nov 1994 08:49:37
+/// GMT` (RFC 9110 section 5.6.7).
+#[derive(Debug, Clone, Copy)]
+pub struct HttpDate(pub u64);
+
+const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+impl Display for HttpDate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (self.0 / 86_400, self.0 % 86_400);
+        let (year, month, day) = civil_from_days(days);
+        // 1970-01-01 was a Thursday.
+        let weekday = WEEKDAYS[(days % 7) as usize];
+        let month = usize::try_from(month - 1)
+            .ok()
+            .and_then(|at| MONTHS.get(at));
+        write!(
+            f,
+            "{weekday}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
+            month.unwrap_or(&"Jan"),
+            second / 3_600,
+            second / 60 % 60,
+            second % 60
+        )
+    }
+}
+
 /// Year, month and day of a count of days since 1970-01-01, in the Gregorian
 /// calendar, counted in years that begin in March (Hinnant, "chrono-Compatible
 /// Low-Level Date Algorithms", `civil_from_days`).
@@ -51,6 +81,17 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_dates_are_those_of_the_document() {
+        for (second, expected) in [
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT"),
+        ] {
+            assert_eq!(HttpDate(second).to_string(), expected);
+        }
+    }
 
     #[test]
     fn days_are_gregorian() {

@@ -222,6 +222,10 @@ pub struct RequestRecord {
     pub request_bytes: u64,
     /// Header and body bytes for `istio_response_bytes`.
     pub response_bytes: u64,
+    /// gRPC messages from the client.
+    pub request_messages: u64,
+    /// gRPC messages to the client.
+    pub response_messages: u64,
     /// End of request to response headers.
     pub upstream_service_time: Option<Duration>,
     /// `x-forwarded-for` as received.

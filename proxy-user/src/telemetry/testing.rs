@@ -56,6 +56,8 @@ pub(super) fn request() -> RequestRecord {
         bytes_sent: 1234,
         request_bytes: 210,
         response_bytes: 1400,
+        request_messages: 0,
+        response_messages: 0,
         upstream_service_time: Some(Duration::from_millis(11)),
         forwarded_for: None,
         user_agent: Some("curl/8".into()),

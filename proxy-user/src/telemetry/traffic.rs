@@ -45,6 +45,8 @@ struct RequestSeries {
     duration_ms: Histogram,
     request_bytes: Histogram,
     response_bytes: Histogram,
+    /// Of gRPC: from the client, to the client.
+    messages: Option<(u64, u64)>,
 }
 
 impl AddAssign<&RequestSeries> for RequestSeries {
@@ -53,6 +55,10 @@ impl AddAssign<&RequestSeries> for RequestSeries {
         self.duration_ms.add(&other.duration_ms);
         self.request_bytes.add(&other.request_bytes);
         self.response_bytes.add(&other.response_bytes);
+        if let Some((received, sent)) = other.messages {
+            let messages = self.messages.get_or_insert_default();
+            *messages = (messages.0 + received, messages.1 + sent);
+        }
     }
 }
 
@@ -93,6 +99,11 @@ impl TrafficShard {
         series.duration_ms.record(milliseconds(record.duration));
         series.request_bytes.record(record.request_bytes as f64);
         series.response_bytes.record(record.response_bytes as f64);
+        if record.protocol == RequestProtocol::Grpc {
+            let messages = series.messages.get_or_insert_default();
+            messages.0 += record.request_messages;
+            messages.1 += record.response_messages;
+        }
     }
 
     /// Counts an opened connection.
@@ -203,6 +214,22 @@ const HISTOGRAMS: [HistogramFamily; 3] = [
     ),
 ];
 
+/// A counter of gRPC messages: its name, help and which of the two directions.
+type MessageFamily = (&'static str, &'static str, fn((u64, u64)) -> u64);
+
+const MESSAGE_COUNTERS: [MessageFamily; 2] = [
+    (
+        "istio_request_messages_total",
+        "gRPC messages from the client.",
+        |(received, _)| received,
+    ),
+    (
+        "istio_response_messages_total",
+        "gRPC messages to the client.",
+        |(_, sent)| sent,
+    ),
+];
+
 const TCP_COUNTERS: [TcpFamily; 4] = [
     (
         "istio_tcp_connections_opened_total",
@@ -248,6 +275,14 @@ impl TrafficTotals {
             out.family(name, MetricKind::Histogram, help);
             for (labels, series) in &self.requests {
                 histogram(series).write(out, names, labels);
+            }
+        }
+        for (name, help, value) in &MESSAGE_COUNTERS {
+            out.family(name, MetricKind::Counter, help);
+            for (labels, series) in &self.requests {
+                if let Some(messages) = series.messages {
+                    out.sample_with(name, labels, None, value(messages));
+                }
             }
         }
         for (name, help, value) in &TCP_COUNTERS {
@@ -359,8 +394,20 @@ mod tests {
         shard.request(&record);
         record.protocol = RequestProtocol::Grpc;
         record.grpc_status = Some(14);
+        (record.request_messages, record.response_messages) = (3, 4);
         shard.request(&record);
         let text = render(&registry);
+        for (name, count) in [("request", 3), ("response", 4)] {
+            let name = format!("istio_{name}_messages_total{{");
+            let lines: Vec<&str> = text
+                .lines()
+                .filter(|line| line.starts_with(&name))
+                .collect();
+            // Only gRPC has messages.
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].contains("request_protocol=\"grpc\""), "{lines:?}");
+            assert!(lines[0].ends_with(&format!(" {count}")), "{lines:?}");
+        }
         for part in [
             "request_protocol=\"http\",response_code=\"200\",grpc_response_status=\"\",response_flags=\"-\"",
             "request_protocol=\"http\",response_code=\"503\",grpc_response_status=\"\",response_flags=\"URX,UF\"",

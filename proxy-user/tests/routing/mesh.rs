@@ -8,7 +8,9 @@ use proxy_user::compile::compile;
 use proxy_user::compile::explain::{ExplainRequest, Explanation, Outcome, explain};
 use proxy_user::finding::{Finding, Severity};
 use proxy_user::net::PodUid;
-use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
+use proxy_user::settings::{
+    CompileSettings, MeshConfig, MeshSettings, NamespaceBudget, OnProxyDown,
+};
 use proxy_user::snapshot::Snapshot;
 use proxy_user::source::state::{DirectoryState, FileText};
 
@@ -174,6 +176,12 @@ impl Mesh {
             ..MeshSettings::default()
         };
         Self::with(text, mesh)
+    }
+
+    /// Compiles `text` under a MeshConfig, as YAML.
+    pub(crate) fn with_mesh(text: &str, mesh: &str) -> Self {
+        let config = MeshConfig::parse("mesh", mesh).expect("a MeshConfig");
+        Self::with(text, config.settings())
     }
 
     fn with(text: &str, mesh: MeshSettings) -> Self {

@@ -33,6 +33,10 @@ impl Validate for Gateway {
 
 impl Report<'_, Gateway> {
     fn server(&mut self, path: &str, server: &Server) {
+        if !server.default_endpoint.is_empty() {
+            let message = "ignored, as by Istio; say by a VirtualService where requests go";
+            self.warn(&format!("{path}.defaultEndpoint"), "ignored", message);
+        }
         if server.hosts.is_empty() {
             self.error(
                 &format!("{path}.hosts"),
@@ -55,6 +59,10 @@ impl Report<'_, Gateway> {
         if port.name.is_empty() {
             let message = "expected the name of the port, found none";
             self.error(&format!("{port_path}.name"), "port-name", message);
+        }
+        if port.protocol.is_empty() {
+            let message = "expected a protocol such as HTTP, found none";
+            self.error(&format!("{port_path}.protocol"), "protocol", message);
         }
         self.listener_port(&port_path, port, server.bind.starts_with("unix://"));
         self.server_protocol(path, server, port);
@@ -218,6 +226,11 @@ impl<S: Resource> Report<'_, S> {
             }
         }
         for (index, pair) in tls.tls_certificates.iter().enumerate() {
+            if !pair.ca_certificates.is_empty() {
+                let field = format!("{path}.tlsCertificates[{index}].caCertificates");
+                let message = "ignored: the caCertificates beside tlsCertificates count";
+                self.warn(&field, "ignored", message);
+            }
             if pair.server_certificate.is_empty() || pair.private_key.is_empty() {
                 let message = "expected serverCertificate and privateKey";
                 self.error(&format!("{path}.tlsCertificates[{index}]"), CODE, message);

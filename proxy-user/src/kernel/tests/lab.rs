@@ -29,6 +29,8 @@ use crate::snapshot::{
 pub(super) const VIP4: &str = "10.96.0.1";
 pub(super) const VIP6: &str = "fd00:96::1";
 pub(super) const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
+/// A port of the node's own services.
+pub(super) const GUARDED: u16 = 7;
 const BACKLOG: i32 = 8;
 
 /// Root, the object and a cgroup2 tree; says loudly what is missing.
@@ -105,6 +107,17 @@ pub(super) fn in_new_namespace(body: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Runs `body` in an empty namespace, as a process does that makes its own.
+pub(super) fn in_another_namespace(body: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(|| {
+        // SAFETY: as in `in_new_namespace`.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        body();
+    });
+    thread.join().expect("no panic");
+}
+
 fn ip(line: &str) {
     let status = Command::new("ip")
         .args(line.split_whitespace())
@@ -123,6 +136,8 @@ pub(super) fn options(name: &str) -> KernelOptions {
         stale_after: Duration::from_secs(60),
         heartbeat_max: HEARTBEAT_MAX,
         is_strict: false,
+        host_netns: NetnsCookie(0),
+        guarded_ports: vec![GUARDED],
     }
 }
 
@@ -174,7 +189,7 @@ pub(super) struct Lab {
 
 impl Lab {
     pub(super) fn new(name: &str) -> Self {
-        let options = options(name);
+        let mut options = options(name);
         let pod_cgroup = options.cgroup.join("pod");
         fs::create_dir_all(&pod_cgroup).expect("a cgroup");
         let home = own_cgroup();
@@ -211,6 +226,7 @@ impl Lab {
             on_proxy_down: OnProxyDown::Degrade,
             exclusions: Exclusions::default(),
         };
+        options.host_netns = netns;
         let kernel = Kernel::open(&options).expect("the object loads");
         let lab = Self {
             original_dsts: kernel.original_dsts(),
@@ -254,12 +270,27 @@ impl Lab {
         for listener in [&self.listener_v4, &self.listener_v6] {
             listener.set_nonblocking(true).expect("a flag");
             while let Ok((_, peer)) = listener.accept() {
-                let _ = self.original_dsts.take(self.netns, peer);
+                let _ = self.take(peer);
             }
             listener.set_nonblocking(false).expect("a flag");
         }
         self.register();
         self.sync(&self.view());
+    }
+
+    /// As the pod's worker takes an accepted connection.
+    pub(super) fn take(&self, client: SocketAddr) -> Option<CapturedDst> {
+        self.take_as(self.pod.id, client)
+    }
+
+    pub(super) fn take_as(&self, pod: PodId, client: SocketAddr) -> Option<CapturedDst> {
+        self.original_dsts.take(&Accepted {
+            pod,
+            netns: self.netns,
+            listener: 15001,
+            listening_since_ns: 0,
+            client,
+        })
     }
 
     pub(super) fn upsert(&self, pod: &PodEntry) {

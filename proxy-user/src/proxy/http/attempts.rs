@@ -1,27 +1,31 @@
 //! Attempts of one request: pick, connect, send, wait, and again where the route's
 //! retry policy says so. Start at [`Attempts::run`].
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{HOST, TRANSFER_ENCODING};
-use http::uri::{PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::header::EXPECT;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::call::Call;
-use super::forward::{ChangedHead, Plan, needs_explicit_chunked};
-use super::headers::{ATTEMPT_COUNT, EXPECTED_TIMEOUT};
+use super::forward::Plan;
+use super::headers::{self, ATTEMPT_COUNT, EXPECTED_TIMEOUT};
 use super::request_body::RequestStream;
 use super::response_body::Deadline;
 use super::shadow;
 use crate::proxy::policy::retry::{self, Outcome};
 use crate::proxy::policy::timeout::{self, Timeouts};
 use crate::proxy::upstream::{
-    Kind, Lease, PickContext, RequestBody, RetryPermit, TrafficError, UpstreamBody, WireProtocol,
+    Kind, Lease, PickContext, RequestBody, RetryPermit, TrafficError, UpstreamBody,
+    UpstreamRequest, WireProtocol,
 };
-use crate::snapshot::policy::RetryOn;
+use crate::snapshot::policy::RetryPolicy;
 use crate::telemetry::ResponseFlags;
 
 /// Why there is no response.
@@ -45,9 +49,11 @@ pub(crate) struct Attempts<'a> {
     stream: Option<Rc<RequestStream>>,
     deadline: Option<Deadline>,
     tried: Vec<SocketAddr>,
+    /// Of the last attempt.
+    picked: Option<SocketAddr>,
     retries: u32,
-    /// The head went out with the last attempt and cannot be sent again.
-    is_head_gone: bool,
+    /// A 1xx answer has gone to the client: this attempt is the last.
+    has_informed: bool,
     /// Held while a retry is under way.
     permit: Option<RetryPermit>,
 }
@@ -89,8 +95,9 @@ impl<'a> Attempts<'a> {
             stream,
             deadline,
             tried: Vec::new(),
+            picked: None,
             retries: 0,
-            is_head_gone: false,
+            has_informed: false,
             permit: None,
         }
     }
@@ -133,7 +140,11 @@ impl<'a> Attempts<'a> {
             drop(outcome);
             self.retries += 1;
             call.exchange.record.retry_count = self.retries;
-            if before(&mut self.deadline, sleep(wait)).await.is_none() {
+            self.note_tried();
+            if before(&mut self.deadline, pin!(sleep(wait)))
+                .await
+                .is_none()
+            {
                 return Err(Failure::RouteTimeout);
             }
         }
@@ -148,7 +159,7 @@ impl<'a> Attempts<'a> {
             .stream
             .as_ref()
             .is_none_or(|stream| stream.is_replayable());
-        if !retry::is_retriable(policy, outcome) || !is_replayable || self.is_head_gone {
+        if !retry::is_retriable(policy, outcome) || !is_replayable || self.has_informed {
             return Next::Done;
         }
         if self.retries >= policy.attempts {
@@ -167,12 +178,15 @@ impl<'a> Attempts<'a> {
             hash: self.hash,
             tried: &self.tried,
             client_protocol: call.received.protocol,
-            is_upgrade: call.on_upgrade.is_some(),
+            is_upgrade: call.is_websocket,
             original_dst: call.connection.facts.original_dst,
             bind: call.connection.facts.bound_source(),
         };
-        let acquire = pod.upstreams.acquire(self.plan.cluster, &context);
-        let Some(acquired) = before(&mut self.deadline, acquire).await else {
+        let acquired = {
+            let acquire = pin!(pod.upstreams.acquire(self.plan.cluster, &context));
+            before(&mut self.deadline, acquire).await
+        };
+        let Some(acquired) = acquired else {
             return Err(Failure::RouteTimeout);
         };
         if self.retries == 0 && !is_without_endpoint(&acquired) {
@@ -185,11 +199,11 @@ impl<'a> Attempts<'a> {
                 let record = &mut call.exchange.record;
                 record.service = pod.upstreams.service_labels(self.plan.cluster);
                 record.upstream_host = error.upstream;
-                self.note_tried(error.upstream);
+                self.picked = error.upstream;
                 return Err(Failure::Traffic(error));
             }
         };
-        self.note_tried(Some(lease.endpoint().address));
+        self.picked = Some(lease.endpoint().address);
         note_lease(call, &lease);
         self.send(call, lease).await
     }
@@ -199,136 +213,100 @@ impl<'a> Attempts<'a> {
         call: &mut Call<'_>,
         lease: Lease,
     ) -> Result<Response<UpstreamBody>, Failure> {
-        let request = self.request(call, lease.protocol());
+        let body = self.change_head(call);
+        let connection = call.connection;
+        if lease.protocol() == WireProtocol::Http2
+            && self.stream.is_some()
+            && expects_continue(call)
+        {
+            // hyper drops an HTTP/2 endpoint's own 100, and the client may wait for it.
+            connection.push_early(StatusCode::CONTINUE, HeaderMap::new());
+        }
+        let has_informed = Cell::new(false);
+        let mut informational = |status, mut headers| {
+            has_informed.set(true);
+            headers::strip_informational(&mut headers);
+            connection.push_early(status, headers);
+        };
+        let plan = self.plan;
+        let request = UpstreamRequest {
+            method: &call.received.method,
+            target: &plan.changed.target,
+            authority: &plan.changed.authority,
+            headers: &call.headers,
+            body,
+        };
         let reporter = if self.deadline.is_some() || self.timeouts.per_try.is_some() {
             lease.reporter()
         } else {
             None
         };
-        let (stream, begun) = (self.stream.clone(), Instant::now());
-        let per_try = self.timeouts.per_try;
-        let sending = async {
-            let sending = lease.send(request);
-            let Some(per_try) = per_try else {
-                return sending.await.map_err(Failure::Traffic);
-            };
-            let too_late = async {
-                let ended = end_of(stream.as_deref(), begun).await;
-                sleep_until(ended + per_try).await;
-            };
-            tokio::select! {
-                biased;
-                sent = sending => sent.map_err(Failure::Traffic),
-                () = too_late => Err(Failure::PerTryTimeout),
+        let mut sending = pin!(lease.send(request, &mut informational));
+        let sent = match self.timeouts.per_try {
+            None => before(&mut self.deadline, sending.as_mut())
+                .await
+                .map(|sent| sent.map_err(Failure::Traffic)),
+            Some(per_try) => {
+                let (stream, begun) = (self.stream.clone(), Instant::now());
+                let too_late = async {
+                    let ended = end_of(stream.as_deref(), begun).await;
+                    sleep_until(ended + per_try).await;
+                };
+                let either = pin!(async {
+                    tokio::select! {
+                        biased;
+                        sent = sending.as_mut() => sent.map_err(Failure::Traffic),
+                        () = too_late => Err(Failure::PerTryTimeout),
+                    }
+                });
+                before(&mut self.deadline, either).await
             }
         };
-        let sent = before(&mut self.deadline, sending)
-            .await
-            .unwrap_or(Err(Failure::RouteTimeout));
+        let sent = sent.unwrap_or(Err(Failure::RouteTimeout));
         if let (Err(Failure::PerTryTimeout | Failure::RouteTimeout), Some(reporter)) =
             (&sent, reporter)
         {
             reporter.report_timeout();
         }
+        self.has_informed |= has_informed.get();
         sent
     }
 
-    fn note_tried(&mut self, address: Option<SocketAddr>) {
-        if self
-            .plan
-            .retry
-            .is_some_and(|policy| policy.skip_previous_hosts)
-        {
-            self.tried.extend(address);
+    /// The endpoint of the last attempt shall be avoided by the next one.
+    fn note_tried(&mut self) {
+        let skips = |policy: &RetryPolicy| policy.skip_previous_hosts;
+        if self.plan.retry.is_some_and(skips) {
+            self.tried.extend(self.picked);
         }
     }
 
-    /// Headers are needed again for another attempt and for response operations. Istio's
-    /// default policy repeats nothing that HTTP/1.1 has sent, except by gRPC status.
-    fn is_last_use(&self, call: &Call<'_>, protocol: WireProtocol) -> bool {
-        let may_repeat = self.plan.retry.is_some_and(|policy| {
-            protocol == WireProtocol::Http2
-                || call.exchange.is_grpc()
-                || policy.on != RetryOn::DEFAULT
-                || !policy.status_codes.is_empty()
-        });
-        !may_repeat && self.plan.ops.is_empty()
-    }
-
-    fn request(&mut self, call: &mut Call<'_>, protocol: WireProtocol) -> Request<RequestBody> {
-        self.is_head_gone = self.is_last_use(call, protocol);
-        let mut headers = if self.is_head_gone {
-            std::mem::take(&mut call.headers)
-        } else {
-            call.headers.clone()
-        };
-        headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.retries + 1));
+    /// What an attempt says about itself, and the body that it sends.
+    fn change_head(&self, call: &mut Call<'_>) -> RequestBody {
+        let headers = &mut call.headers;
+        headers.insert(ATTEMPT_COUNT, headers::number(u64::from(self.retries) + 1));
         let ended = self
             .stream
             .as_ref()
             .map_or(Some(self.begun), |stream| stream.ended_at());
-        let elapsed = ended.map_or(Duration::ZERO, |ended| ended.max(self.begun).elapsed());
-        if let Some(left) = timeout::expected(self.timeouts, elapsed) {
+        let elapsed = || {
+            let ended = ended.map(|ended| ended.max(self.begun).elapsed());
+            ended.unwrap_or(Duration::ZERO)
+        };
+        let has_timeout = self.timeouts.whole.is_some() || self.timeouts.per_try.is_some();
+        if has_timeout && let Some(left) = timeout::expected(self.timeouts, elapsed()) {
             let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
         }
-        let body = match &self.stream {
-            Some(stream) => {
-                if protocol == WireProtocol::Http1
-                    && needs_explicit_chunked(&call.received.method, stream)
-                {
-                    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                RequestBody::Stream(Box::pin(stream.reader()))
-            }
+        match &self.stream {
+            Some(stream) => RequestBody::Stream(Box::pin(stream.reader())),
             None => RequestBody::Empty,
-        };
-        build(
-            protocol,
-            call.received.method.clone(),
-            &self.plan.changed,
-            headers,
-            body,
-        )
+        }
     }
 }
 
-/// A request in the form that the connection speaks.
-pub(crate) fn build(
-    protocol: WireProtocol,
-    method: Method,
-    head: &ChangedHead,
-    headers: HeaderMap,
-    body: RequestBody,
-) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.headers_mut() = headers;
-    let absolute = match protocol {
-        WireProtocol::Http1 => None,
-        WireProtocol::Http2 => absolute(&head.authority, &head.target),
-    };
-    match absolute {
-        Some(uri) => {
-            *request.uri_mut() = uri;
-            *request.version_mut() = Version::HTTP_2;
-        }
-        // HTTP/1.1, or an authority that is no URI's: it goes as `host` then.
-        None => {
-            *request.uri_mut() = Uri::from(head.target.clone());
-            request.headers_mut().insert(HOST, head.authority.clone());
-        }
-    }
-    request
-}
-
-fn absolute(authority: &HeaderValue, target: &PathAndQuery) -> Option<Uri> {
-    Uri::builder()
-        .scheme(Scheme::HTTP)
-        .authority(authority.as_bytes())
-        .path_and_query(target.clone())
-        .build()
-        .ok()
+fn expects_continue(call: &Call<'_>) -> bool {
+    let value = call.headers.get(EXPECT);
+    value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn is_without_endpoint(acquired: &Result<Lease, TrafficError>) -> bool {
@@ -354,14 +332,20 @@ async fn end_of(stream: Option<&RequestStream>, begun: Instant) -> Instant {
     }
 }
 
-/// The output of `work`, or `None` if the deadline comes first.
-async fn before<T>(deadline: &mut Option<Deadline>, work: impl Future<Output = T>) -> Option<T> {
-    let Some(deadline) = deadline else {
-        return Some(work.await);
-    };
-    tokio::select! {
-        biased;
-        done = work => Some(done),
-        () = deadline => None,
-    }
+/// The output of `work`, or `None` if the deadline comes first. Pinned where it was made:
+/// moving futures of this size costs as much as parsing a head.
+async fn before<F: Future>(
+    deadline: &mut Option<Deadline>,
+    mut work: Pin<&mut F>,
+) -> Option<F::Output> {
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        match deadline {
+            Some(deadline) => deadline.as_mut().poll(cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }

@@ -4,14 +4,12 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 
 use super::exchange::Exchange;
-use super::request_body::RequestStream;
+use super::request_body::{ClientBody, RequestStream};
 use super::serve::Connection;
+use crate::proxy::http1::target::Target;
 use crate::proxy::policy::header_ops::{self, TemplateFacts};
 use crate::proxy::upstream::WireProtocol;
 use crate::snapshot::matchers::RequestFacts;
@@ -23,7 +21,7 @@ pub(crate) struct Received {
     /// Method.
     pub(crate) method: Method,
     /// Normalised path, raw query.
-    pub(crate) target: PathAndQuery,
+    pub(crate) target: Target,
     /// Host or `:authority`.
     pub(crate) authority: HeaderValue,
     /// `x-forwarded-proto` if it says http or https, else http.
@@ -80,7 +78,7 @@ impl Received {
 #[derive(Debug)]
 pub(crate) enum CallBody {
     /// Nobody has asked for it.
-    Unread(Incoming),
+    Unread(ClientBody),
     /// Attempts read it.
     Streaming(Rc<RequestStream>),
 }
@@ -106,8 +104,8 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: HeaderMap,
     /// Its body, if it has one.
     pub(crate) body: Option<CallBody>,
-    /// The client's connection after a `101`, for WebSockets only.
-    pub(crate) on_upgrade: Option<OnUpgrade>,
+    /// It is a WebSocket handshake.
+    pub(crate) is_websocket: bool,
     /// Its record.
     pub(crate) exchange: Box<Exchange>,
 }

@@ -7,16 +7,16 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use http::header::USER_AGENT;
-use http::request::Parts;
-use http::{HeaderMap, StatusCode, Version};
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
-use super::client_io::ClientState;
+use super::grpc_messages::GrpcMessages;
 use super::headers::{self, FORWARDED_FOR, REQUEST_ID};
 use super::request_body::RequestStream;
 use crate::net::OriginalDst;
+use crate::proxy::http1::head::RequestHead;
 use crate::proxy::policy::retry::grpc_status;
 use crate::proxy::{ArcRecorder, PodContext};
 use crate::telemetry::record::{RequestProtocol, WorkloadLabels};
@@ -47,9 +47,10 @@ pub(crate) struct Exchange {
     /// The workload behind a passed-through address; else the endpoint's own counts.
     pub(crate) known_peer: Option<Arc<WorkloadLabels>>,
     recorder: ArcRecorder,
-    started: Instant,
+    started: tokio::time::Instant,
     request: Option<Rc<RequestStream>>,
-    client: Option<Arc<ClientState>>,
+    /// Of answers to gRPC requests.
+    messages: GrpcMessages,
     has_answer_begun: bool,
     is_closed: bool,
 }
@@ -63,32 +64,27 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    /// A request whose head is complete. `client`: HTTP/1.1 connections, whose requests
-    /// come one after the other.
+    /// A request whose head is complete.
     pub(crate) fn open(
         pod: &PodContext,
         remote: SocketAddr,
         dialled: OriginalDst,
-        client: Option<Arc<ClientState>>,
-        head: &Parts,
+        head: &RequestHead,
     ) -> Box<Self> {
-        let text = |name| {
-            let value = head.headers.get(name)?.as_bytes();
-            Some(String::from_utf8_lossy(value).into_owned().into_boxed_str())
+        let text = |value: Option<&HeaderValue>| {
+            let text = String::from_utf8_lossy(value?.as_bytes());
+            Some(text.into_owned().into_boxed_str())
         };
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("", |target| target.as_str());
-        let head_bytes =
-            headers::wire_len(&head.headers) + (head.method.as_str().len() + target.len()) as u64;
+        let target = head.target_text();
+        let noted = Noted::of(&head.headers);
+        let head_bytes = noted.wire_len + (head.method.as_str().len() + target.len()) as u64;
         let record = RequestRecord {
             start: SystemTime::now(),
             duration: Duration::ZERO,
             source: Arc::clone(&pod.labels),
             destination: Arc::clone(&UNKNOWN_WORKLOAD),
             service: Arc::clone(&UNKNOWN_SERVICE),
-            protocol: if headers::is_grpc(&head.headers) {
+            protocol: if noted.content_type.is_some_and(headers::is_grpc) {
                 RequestProtocol::Grpc
             } else {
                 RequestProtocol::Http
@@ -106,9 +102,11 @@ impl Exchange {
             bytes_sent: 0,
             request_bytes: head_bytes,
             response_bytes: 0,
+            request_messages: 0,
+            response_messages: 0,
             upstream_service_time: None,
-            forwarded_for: text(FORWARDED_FOR),
-            user_agent: text(USER_AGENT),
+            forwarded_for: text(noted.forwarded_for),
+            user_agent: text(noted.user_agent),
             request_id: None,
             upstream_host: None,
             upstream_cluster: None,
@@ -122,34 +120,20 @@ impl Exchange {
             record,
             known_peer: None,
             recorder: pod.recorder.clone(),
-            started: Instant::now(),
+            started: tokio::time::Instant::now(),
             request: None,
-            client,
+            messages: GrpcMessages::default(),
             has_answer_begun: false,
             is_closed: false,
         })
     }
 
-    /// Records bytes that hyper could not read as a request and answered itself.
-    pub(crate) fn malformed(
-        pod: &PodContext,
-        remote: SocketAddr,
-        dialled: OriginalDst,
-        error: &hyper::Error,
-    ) {
-        let (head, ()) = http::Request::new(()).into_parts();
-        let mut this = Self::open(pod, remote, dialled, None, &head);
-        let (code, details) = if error.is_parse_too_large() {
-            (431, "http1.headers_too_large")
-        } else {
-            (400, "http1.codec_error")
-        };
-        this.record.method = Box::default();
-        this.record.path = Box::default();
-        this.record.response_code = code;
-        this.record.details = Cow::Borrowed(details);
-        this.add_flags(ResponseFlags::DPE);
-        this.close();
+    /// When forwarding can have begun: with the request, unless it was delayed on purpose.
+    pub(crate) fn begun(&self) -> tokio::time::Instant {
+        if self.record.flags.contains(ResponseFlags::DI) {
+            return tokio::time::Instant::now();
+        }
+        self.started
     }
 
     /// A gRPC request by its content type.
@@ -188,14 +172,14 @@ impl Exchange {
         self.record.grpc_status = grpc_status(headers);
         self.record.response_bytes = headers::wire_len(headers);
         self.has_answer_begun = true;
-        if let Some(client) = &self.client {
-            client.set_responding();
-        }
     }
 
     /// Body bytes to the client.
-    pub(crate) fn count_sent(&mut self, len_bytes: usize) {
-        self.record.bytes_sent += len_bytes as u64;
+    pub(crate) fn count_sent(&mut self, data: &[u8]) {
+        self.record.bytes_sent += data.len() as u64;
+        if self.is_grpc() {
+            self.messages.read(data);
+        }
     }
 
     /// Trailers to the client.
@@ -214,13 +198,39 @@ impl Exchange {
         record.duration = self.started.elapsed();
         if let Some(request) = self.request.take() {
             record.bytes_received += request.received();
+            record.request_messages = request.messages();
         }
         record.request_bytes += record.bytes_received;
         record.response_bytes += record.bytes_sent;
-        if let Some(client) = &self.client {
-            client.set_idle();
-        }
+        record.response_messages = self.messages.count();
         self.recorder.0.request(record);
+    }
+}
+
+/// What a record needs of a request's headers, found in one pass.
+#[derive(Default)]
+struct Noted<'a> {
+    /// As [`headers::wire_len`].
+    wire_len: u64,
+    content_type: Option<&'a HeaderValue>,
+    forwarded_for: Option<&'a HeaderValue>,
+    user_agent: Option<&'a HeaderValue>,
+}
+
+impl<'a> Noted<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut noted = Self::default();
+        for (name, value) in headers {
+            noted.wire_len += headers::line_len(name, value);
+            // The first of several lines counts.
+            match name.as_str().len() {
+                10 if name == USER_AGENT => noted.user_agent.get_or_insert(value),
+                12 if name == CONTENT_TYPE => noted.content_type.get_or_insert(value),
+                15 if name == FORWARDED_FOR => noted.forwarded_for.get_or_insert(value),
+                _ => continue,
+            };
+        }
+        noted
     }
 }
 

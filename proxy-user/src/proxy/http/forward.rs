@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::SET_COOKIE;
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::action::say_empty;
@@ -19,6 +18,8 @@ use super::reply;
 use super::request_body::{BodyFault, RequestStream};
 use super::response_body::ResponseBody;
 use super::upgrade::Tunnel;
+use crate::proxy::http1::head::recycle;
+use crate::proxy::http1::target::Target;
 use crate::proxy::policy::cors;
 use crate::proxy::policy::header_ops::{self, HeaderViews};
 use crate::proxy::policy::rewrite::{matched_len_bytes, rewrite_path, with_query};
@@ -33,7 +34,7 @@ use crate::telemetry::ResponseFlags;
 /// The parts of a head that are no headers, as sent upstream.
 #[derive(Debug)]
 pub(crate) struct ChangedHead {
-    pub(crate) target: PathAndQuery,
+    pub(crate) target: Target,
     pub(crate) authority: HeaderValue,
 }
 
@@ -87,9 +88,7 @@ pub(crate) fn change_head(
         let (path, query) = (received.target.path(), received.target.query());
         let matched = matched_len_bytes(hit, path);
         if let Some(rewritten) = rewrite_path(rewrite, matched, path) {
-            if let Ok(target) = PathAndQuery::try_from(with_query(&rewritten, query)) {
-                changed.target = target;
-            }
+            changed.target = sendable(with_query(&rewritten, query), changed.target);
             if let Ok(original) = HeaderValue::from_str(received.target.as_str()) {
                 headers.insert(ORIGINAL_PATH, original);
             }
@@ -98,9 +97,19 @@ pub(crate) fn change_head(
     changed
 }
 
+/// A rewritten target, if a request line can hold it.
+fn sendable(rewritten: String, before: Target) -> Target {
+    let is_printable = rewritten.bytes().all(|byte| (b'!'..=b'~').contains(&byte));
+    if is_printable && rewritten.starts_with('/') {
+        Target::new(&rewritten)
+    } else {
+        before
+    }
+}
+
 /// What every forwarded head goes through, rules or not.
 pub(crate) fn keep_head(call: &mut Call<'_>) -> ChangedHead {
-    headers::strip_request(&mut call.headers, call.on_upgrade.is_some());
+    headers::strip_request(&mut call.headers, call.is_websocket);
     headers::add_request(&mut call.headers);
     call.exchange.set_request_id(&call.headers);
     ChangedHead {
@@ -132,7 +141,7 @@ pub(crate) async fn forward(mut call: Call<'_>, plan: Plan<'_>) -> Response<Resp
         },
     );
     let stream = start_body(&mut call, &plan);
-    let begun = Instant::now();
+    let begun = call.exchange.begun();
     let mut attempts = Attempts::new(&plan, timeouts, hash, begun, stream.clone());
     let outcome = attempts.run(&mut call).await;
     if let Some(stream) = &stream {
@@ -193,6 +202,7 @@ fn start_body(call: &mut Call<'_>, plan: &Plan<'_>) -> Option<std::rc::Rc<Reques
         incoming,
         plan.retry.is_some(),
         call.received.protocol == WireProtocol::Http2,
+        call.exchange.is_grpc(),
     );
     call.exchange.set_request(std::rc::Rc::clone(&stream));
     call.body = Some(CallBody::Streaming(std::rc::Rc::clone(&stream)));
@@ -225,7 +235,7 @@ fn finish_head(
     let record = &mut call.exchange.record;
     record.details = "via_upstream".into();
     record.upstream_service_time = Some(service_time);
-    call.headers = head.headers;
+    recycle(std::mem::replace(&mut call.headers, head.headers));
     (head.status, body)
 }
 
@@ -234,25 +244,23 @@ fn switch_protocols(
     mut call: Call<'_>,
     plan: Plan<'_>,
     begun: Instant,
-    mut response: Response<UpstreamBody>,
+    response: Response<UpstreamBody>,
 ) -> Response<ResponseBody> {
-    let upstream = hyper::upgrade::on(&mut response);
-    let Some(client) = call.on_upgrade.take() else {
+    let is_asked = call.is_websocket;
+    let (status, body) = finish_head(&mut call, &plan, response, begun.elapsed(), None);
+    let upstream = body.into_upgraded().filter(|_| is_asked);
+    let Some(upstream) = upstream else {
         // Nobody asked for another protocol.
+        call.exchange.record.upstream_service_time = None;
         let error = TrafficError::upstream(Kind::ProtocolError, None);
         let has_retried = call.exchange.record.retry_count > 0;
         return reply::answer(call, LocalReply::upstream(&error, has_retried), plan.ops);
     };
-    let (status, hold) = finish_head(&mut call, &plan, response, begun.elapsed(), None);
     let headers = call.headers;
     let mut exchange = call.exchange;
     exchange.begin_answer(status, &headers);
-    call.connection.become_tunnel(Tunnel {
-        client,
-        upstream,
-        hold,
-        exchange,
-    });
+    let tunnel = Tunnel { upstream, exchange };
+    call.connection.become_tunnel(tunnel);
     respond(status, headers, ResponseBody::detached())
 }
 
@@ -270,10 +278,4 @@ fn failure_reply(call: &mut Call<'_>, failure: Failure) -> LocalReply {
             LocalReply::upstream(&error, call.exchange.record.retry_count > 0)
         }
     }
-}
-
-/// HEAD and GET with a body of unknown length need to say so: hyper's client would
-/// leave it out.
-pub(crate) fn needs_explicit_chunked(method: &Method, stream: &RequestStream) -> bool {
-    matches!(*method, Method::GET | Method::HEAD) && stream.length_hint().is_none()
 }

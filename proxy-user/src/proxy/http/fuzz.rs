@@ -1,45 +1,28 @@
 //! The entry of fuzzers: foreign bytes through everything that reads a request head
 //! before a route is known.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::HeaderMap;
 
 use super::headers;
 use super::normalize::normalize;
-use super::strict::{self, HEADERS_MAX_LINES};
+use super::strict;
 use super::upgrade;
+use crate::proxy::http1;
 use crate::proxy::policy::timeout;
 
-/// Reads `bytes` as an HTTP/1.1 head and takes it as far as a request goes before
-/// routing. Returns how many header lines are left; refused heads have none.
+/// Reads `bytes` as HTTP/1.1 in every way, and takes the first request as far as one goes
+/// before routing. Returns how many header lines are left; refused heads have none.
 pub fn fuzz_entry(bytes: &[u8]) -> usize {
     read(bytes).map_or(0, |headers| headers.len())
 }
 
 fn read(bytes: &[u8]) -> Option<HeaderMap> {
-    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX_LINES + 8];
-    let mut parsed = httparse::Request::new(&mut lines);
-    if !parsed.parse(bytes).ok()?.is_complete() {
-        return None;
-    }
-    let target = parsed.path?;
-    // Whatever the library lets through must not surprise the normaliser.
-    let normalized = normalize(target).ok()?;
-    let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
-    *request.uri_mut() = Uri::try_from(&*normalized).ok()?;
-    *request.version_mut() = if parsed.version? == 1 {
-        Version::HTTP_11
-    } else {
-        Version::HTTP_10
-    };
-    for line in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-        let value = HeaderValue::from_bytes(line.value).ok()?;
-        request.headers_mut().append(name, value);
-    }
-    let (head, ()) = request.into_parts();
+    let head = http1::read_all(bytes)?;
+    // Whatever the codec lets through must not surprise the normaliser.
+    normalize(head.target_text()).ok()?;
     strict::check(&head).ok()?;
-    let is_websocket = upgrade::requested(&head) == upgrade::Upgrade::WebSocket;
+    let is_websocket =
+        upgrade::requested(head.version, &head.headers) == upgrade::Upgrade::WebSocket;
     let mut headers = head.headers;
     headers::join_lines(&mut headers);
     headers::strip_request(&mut headers, is_websocket);

@@ -100,7 +100,7 @@ pub(crate) fn join_lines(headers: &mut HeaderMap) {
 pub(crate) fn strip_request(headers: &mut HeaderMap, keeps_upgrade: bool) {
     let found = scan(headers);
     if found.is_hop_by_hop {
-        strip_hop_by_hop(headers, keeps_upgrade);
+        strip_hop_by_hop(headers, found, keeps_upgrade);
     }
     if found.is_controlled {
         for name in &DROPPED {
@@ -126,45 +126,83 @@ pub(crate) fn add_request(headers: &mut HeaderMap) {
 /// Makes an upstream response one of this hop. `service_time`: from the end of the
 /// request to the response head, retries included.
 pub(crate) fn finish_response(headers: &mut HeaderMap, service_time: Duration, is_upgrade: bool) {
-    if scan(headers).is_hop_by_hop {
-        strip_hop_by_hop(headers, is_upgrade);
+    let found = scan(headers);
+    if found.is_hop_by_hop {
+        strip_hop_by_hop(headers, found, is_upgrade);
     }
     let millis = u64::try_from(service_time.as_millis()).unwrap_or(u64::MAX);
-    headers.insert(SERVICE_TIME, HeaderValue::from(millis));
+    headers.insert(SERVICE_TIME, number(millis));
+}
+
+/// A number as a value; small ones, which are most, without an allocation.
+pub(crate) fn number(number: u64) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let small = usize::try_from(number).ok().and_then(|at| SMALL.get(at));
+    small.map_or_else(
+        || HeaderValue::from(number),
+        |text| HeaderValue::from_static(text),
+    )
+}
+
+/// Makes a 1xx answer of an upstream one of this hop.
+pub(crate) fn strip_informational(headers: &mut HeaderMap) {
+    let found = scan(headers);
+    if found.is_hop_by_hop {
+        strip_hop_by_hop(headers, found, false);
+    }
 }
 
 /// What one pass over the names found.
+#[derive(Debug, Clone, Copy)]
 struct Found {
     is_hop_by_hop: bool,
+    /// Of hop-by-hop headers only a `connection` that names nothing but itself, and
+    /// `transfer-encoding`.
+    is_plain: bool,
     is_controlled: bool,
 }
 
 fn scan(headers: &HeaderMap) -> Found {
     let mut found = Found {
         is_hop_by_hop: false,
+        is_plain: true,
         is_controlled: false,
     };
-    for name in headers.keys() {
+    for (name, value) in headers {
         let text = name.as_str();
-        match text.as_bytes().first() {
+        let is_hop_by_hop = match text.as_bytes().first() {
             Some(b'x') => {
                 found.is_controlled |=
                     text.starts_with("x-envoy-") || text == "x-forwarded-client-cert";
+                false
             }
-            Some(b'c') => found.is_hop_by_hop |= text == "connection",
-            Some(b'k') => found.is_hop_by_hop |= text == "keep-alive",
-            Some(b'p') => found.is_hop_by_hop |= text == "proxy-connection",
-            Some(b't') => {
-                found.is_hop_by_hop |= matches!(text, "te" | "transfer-encoding" | "trailer");
+            Some(b'c') if text == "connection" => {
+                let value = value.as_bytes();
+                found.is_hop_by_hop = true;
+                !value.eq_ignore_ascii_case(b"keep-alive") && !value.eq_ignore_ascii_case(b"close")
             }
-            Some(b'u') => found.is_hop_by_hop |= text == "upgrade",
-            Some(_) | None => {}
-        }
+            Some(b't') if text == "transfer-encoding" => {
+                found.is_hop_by_hop = true;
+                false
+            }
+            Some(b'k') => text == "keep-alive",
+            Some(b'p') => text == "proxy-connection",
+            Some(b't') => matches!(text, "te" | "trailer"),
+            Some(b'u') => text == "upgrade",
+            Some(_) | None => false,
+        };
+        found.is_hop_by_hop |= is_hop_by_hop;
+        found.is_plain &= !is_hop_by_hop;
     }
     found
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap, keeps_upgrade: bool) {
+fn strip_hop_by_hop(headers: &mut HeaderMap, found: Found, keeps_upgrade: bool) {
+    if !keeps_upgrade && found.is_plain {
+        headers.remove(CONNECTION);
+        headers.remove(TRANSFER_ENCODING);
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -199,11 +237,8 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 
 /// gRPC by content type: `application/grpc`, alone or with a suffix or parameter
 /// (gRPC over HTTP/2, "Content-Type").
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return false;
-    };
-    let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else {
+pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
+    let Some(rest) = content_type.as_bytes().strip_prefix(b"application/grpc") else {
         return false;
     };
     matches!(rest.first(), None | Some(b'+' | b';'))
@@ -213,8 +248,13 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(crate) fn wire_len(headers: &HeaderMap) -> u64 {
     headers
         .iter()
-        .map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64)
+        .map(|(name, value)| line_len(name, value))
         .sum()
+}
+
+/// Bytes of one line of it.
+pub(crate) fn line_len(name: &HeaderName, value: &HeaderValue) -> u64 {
+    (name.as_str().len() + value.len() + 4) as u64
 }
 
 #[cfg(test)]
@@ -340,7 +380,7 @@ mod tests {
             ("application/json", false),
         ] {
             assert_eq!(
-                is_grpc(&headers(&[("content-type", value)])),
+                is_grpc(&HeaderValue::from_static(value)),
                 expected,
                 "{value}"
             );

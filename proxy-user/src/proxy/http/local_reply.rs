@@ -177,6 +177,16 @@ impl LocalReply {
         }
     }
 
+    /// A rule leads a host-network pod to what is the host's alone.
+    fn host_guard() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "mizzen leads no host-network pod to an address of the host itself",
+            ResponseFlags::UF,
+            "host_network_guard",
+        )
+    }
+
     /// The upstream did not answer. `has_retried` changes the text.
     pub(crate) fn upstream(error: &TrafficError, has_retried: bool) -> Self {
         let Some(reason) = error.reset_reason() else {
@@ -184,6 +194,9 @@ impl LocalReply {
         };
         if error.kind == Kind::RequestBody {
             return Self::bad_body();
+        }
+        if error.kind == Kind::Forbidden {
+            return Self::host_guard();
         }
         let before = if has_retried {
             "retried and the latest reset reason"

@@ -71,6 +71,13 @@ fn every_cause_has_its_status_flag_and_text() {
             "upstream_reset_before_response_started{connection_timeout}",
         ),
         (
+            failed(Kind::Forbidden, false),
+            503,
+            "UF",
+            "mizzen leads no host-network pod to an address of the host itself".to_owned(),
+            "host_network_guard",
+        ),
+        (
             failed(Kind::ConnectionTermination, false),
             503,
             "UC",

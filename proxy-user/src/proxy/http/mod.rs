@@ -7,10 +7,10 @@
 mod action;
 mod attempts;
 mod call;
-mod client_io;
 mod exchange;
 mod forward;
 mod fuzz;
+mod grpc_messages;
 mod hash_key;
 pub(crate) mod headers;
 pub(crate) mod local_reply;
@@ -21,6 +21,7 @@ mod request_body;
 mod response_body;
 mod route;
 mod serve;
+mod server;
 mod shadow;
 mod strict;
 #[cfg(test)]
@@ -29,6 +30,8 @@ mod testing;
 mod tests;
 #[cfg(test)]
 mod tests_policy;
+#[cfg(test)]
+mod tests_wire;
 mod upgrade;
 
 pub use fuzz::fuzz_entry;

@@ -17,7 +17,10 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::grpc_messages::GrpcMessages;
 use super::mirror_body::{MirrorQueue, MirrorReader};
+use crate::proxy::http1;
+pub(crate) use crate::proxy::http1::server::BodyFault;
 use crate::proxy::policy::retry::BODY_MAX_BYTES;
 use crate::proxy::upstream::BodyError;
 
@@ -42,18 +45,48 @@ pub(crate) struct RequestStream {
     fault: Cell<Option<BodyFault>>,
 }
 
-/// How a client's body failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodyFault {
-    /// Its bytes are no HTTP.
-    Malformed,
-    /// The client went away.
-    Gone,
+/// A body as it comes from the client.
+#[derive(Debug)]
+pub(crate) enum ClientBody {
+    /// On an HTTP/1.1 connection.
+    Http1(http1::server::RequestBody),
+    /// On an HTTP/2 stream.
+    Http2(Incoming),
+}
+
+impl ClientBody {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, (BodyFault, String)>>> {
+        match self {
+            Self::Http1(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|fault| (fault, fault.to_string())),
+            Self::Http2(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|error| (fault_of(&error), error.to_string())),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct State {
-    incoming: Incoming,
+    incoming: ClientBody,
     length: Option<u64>,
     /// Chunks for a further attempt; those that no attempt needs any more are empty.
     kept: Vec<Bytes>,
@@ -65,6 +98,8 @@ struct State {
     trailers: Option<http::HeaderMap>,
     keeps_trailers: bool,
     mirrors: Vec<Rc<MirrorQueue>>,
+    /// Of gRPC requests.
+    messages: Option<GrpcMessages>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +114,13 @@ enum Keeping {
 
 impl RequestStream {
     /// `keeps`: attempts may follow the first. `keeps_trailers`: the client speaks
-    /// HTTP/2; trailers of HTTP/1.1 are dropped.
-    pub(crate) fn new(incoming: Incoming, keeps: bool, keeps_trailers: bool) -> Rc<Self> {
+    /// HTTP/2; trailers of HTTP/1.1 are dropped. `is_grpc`: its messages are counted.
+    pub(crate) fn new(
+        incoming: ClientBody,
+        keeps: bool,
+        keeps_trailers: bool,
+        is_grpc: bool,
+    ) -> Rc<Self> {
         let too_large = incoming.size_hint().lower() > BODY_MAX_BYTES as u64;
         let keeping = match (keeps, too_large) {
             (false, _) => Keeping::Nothing,
@@ -99,6 +139,7 @@ impl RequestStream {
                 trailers: None,
                 keeps_trailers,
                 mirrors: Vec::new(),
+                messages: is_grpc.then(GrpcMessages::default),
             }),
             received: Cell::new(0),
             ended_at: Cell::new(None),
@@ -110,6 +151,12 @@ impl RequestStream {
     /// Body bytes that came from the client.
     pub(crate) fn received(&self) -> u64 {
         self.received.get()
+    }
+
+    /// gRPC messages that came from the client.
+    pub(crate) fn messages(&self) -> u64 {
+        let state = self.state.borrow();
+        state.messages.as_ref().map_or(0, GrpcMessages::count)
     }
 
     /// When the last byte came, if it did.
@@ -136,11 +183,6 @@ impl RequestStream {
     /// How the client's side failed, if it did.
     pub(crate) fn fault(&self) -> Option<BodyFault> {
         self.fault.get()
-    }
-
-    /// The length of the whole body, if the client told it.
-    pub(crate) fn length_hint(&self) -> Option<u64> {
-        self.state.borrow().length
     }
 
     /// A reader from the first byte; earlier readers end with an error.
@@ -202,17 +244,17 @@ impl RequestStream {
             let trailers = state.trailers.clone();
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        match ready!(Pin::new(&mut state.incoming).poll_frame(cx)) {
+        match ready!(state.incoming.poll_frame(cx)) {
             None => {
                 self.set_ended(&state);
                 Poll::Ready(None)
             }
-            Some(Err(error)) => {
-                self.fault.set(Some(fault_of(&error)));
+            Some(Err((fault, cause))) => {
+                self.fault.set(Some(fault));
                 for mirror in &state.mirrors {
                     mirror.fail();
                 }
-                Poll::Ready(Some(Err(StreamError::Client(error.to_string()))))
+                Poll::Ready(Some(Err(StreamError::Client(cause))))
             }
             Some(Ok(frame)) => Poll::Ready(self.take_frame(&mut state, has_sent_trailers, frame)),
         }
@@ -227,6 +269,9 @@ impl RequestStream {
         match frame.into_data() {
             Ok(chunk) => {
                 self.received.set(self.received.get() + chunk.len() as u64);
+                if let Some(messages) = &mut state.messages {
+                    messages.read(&chunk);
+                }
                 state.keep(&chunk);
                 for mirror in &state.mirrors {
                     mirror.push(&chunk);
@@ -259,7 +304,7 @@ impl RequestStream {
     }
 }
 
-/// hyper's decoders report bytes that they cannot read as invalid data or input.
+/// hyper's HTTP/2 decoder reports bytes that they cannot read as invalid data or input.
 fn fault_of(error: &hyper::Error) -> BodyFault {
     let mut next: Option<&(dyn Error + 'static)> = error.source();
     while let Some(source) = next {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::exchange::Exchange;
-use crate::proxy::upstream::UpstreamBody;
+use crate::proxy::upstream::{UpstreamBody, UpstreamBodyError};
 use crate::telemetry::ResponseFlags;
 
 /// Fires when the route timeout is over.
@@ -45,7 +45,10 @@ enum Source {
 pub(crate) enum BrokenOff {
     /// The upstream's response did.
     #[error("the upstream's response broke off: {0}")]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] UpstreamBodyError),
+    /// It is not as long as its head says.
+    #[error("the response is not as long as its head says")]
+    Length,
     /// The route timeout.
     #[error("the route timeout ended the response")]
     Timeout,
@@ -80,6 +83,13 @@ impl ResponseBody {
             exchange: None,
             deadline: None,
             keeps_trailers: false,
+        }
+    }
+
+    /// Moves the request on while the client takes no more of the response.
+    pub(crate) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Source::Upstream(body) = &mut self.source {
+            body.poll_upload(cx);
         }
     }
 
@@ -130,7 +140,7 @@ impl ResponseBody {
             return Some(frame);
         };
         if let Some(data) = frame.data_ref() {
-            exchange.count_sent(data.len());
+            exchange.count_sent(data);
             return Some(frame);
         }
         if let Some(trailers) = frame.trailers_ref() {

@@ -1,36 +1,36 @@
-//! Our side of a client connection: hyper's server, and what happens to each request
-//! from its head to the head of its answer. Start at [`serve`].
+//! What happens to each request of a client connection, from its head to the head of its
+//! answer. HTTP/1.1 connections are served by `server`, HTTP/2 ones by hyper. Start at [`serve`].
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{COOKIE, HOST};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use super::call::{Call, CallBody, Received, ResponseOps};
-use super::client_io::{ClientIo, ClientState};
 use super::exchange::Exchange;
 use super::headers::{self, FORWARDED_PROTO};
 use super::local_reply::LocalReply;
+use super::request_body::ClientBody;
 use super::response_body::ResponseBody;
 use super::route::{self, Decision};
 use super::strict::{self, Refusal};
 use super::upgrade::{self, Tunnel, Upgrade};
-use super::{action, normalize, reply};
+use super::{action, normalize, reply, server};
 use crate::proxy::context::client_address;
+use crate::proxy::http1::head::{HeadError, RequestHead};
+use crate::proxy::http1::target::Target;
 use crate::proxy::upstream::{LocalExecutor, WireProtocol};
 use crate::proxy::{ConnectionFacts, PodContext, PrefixedStream};
 use crate::telemetry::ResponseFlags;
-
-use http_body::Body as _;
 
 /// HTTP/2 settings that Istio's listeners send.
 const STREAMS_MAX: u32 = 1024;
@@ -49,7 +49,8 @@ pub(crate) struct Connection {
     pub(crate) facts: ConnectionFacts,
     /// The client as others see it: the pod's own address in place of loopback.
     remote: SocketAddr,
-    state: Arc<ClientState>,
+    /// 1xx answers on their way to an HTTP/1.1 client.
+    early: RefCell<Vec<(StatusCode, HeaderMap)>>,
     /// What the connection becomes after its last answer.
     tunnel: RefCell<Option<Tunnel>>,
 }
@@ -61,60 +62,35 @@ pub(crate) struct ResetStream;
 
 /// Serves HTTP on `stream` until it ends, request by request.
 pub(crate) async fn serve(stream: PrefixedStream, facts: ConnectionFacts, pod: Rc<PodContext>) {
-    let state = Arc::new(ClientState::default());
-    let (peeked, stream) = stream.into_parts();
-    let io = TokioIo::new(ClientIo::new(stream, peeked, Arc::clone(&state)));
     let is_http2 = facts.is_http2;
     let connection = Rc::new(Connection {
         remote: client_address(&pod, facts.downstream, facts.original_dst),
         pod,
         facts,
-        state,
-        tunnel: RefCell::new(None),
+        early: RefCell::default(),
+        tunnel: RefCell::default(),
     });
-    let served = if is_http2 {
-        serve_http2(io, &connection).await
-    } else {
-        serve_http1(io, &connection).await
-    };
-    if let Err(error) = served {
-        debug!(%error, client = %connection.remote, "an HTTP connection ended early");
-        if error.is_parse() && !is_http2 {
-            let dialled = connection.facts.original_dst;
-            Exchange::malformed(&connection.pod, connection.remote, dialled, &error);
-        }
+    if !is_http2 {
+        let (peeked, stream) = stream.into_parts();
+        return server::serve(&connection, stream, peeked).await;
     }
-    let tunnel = connection.tunnel.take();
-    if let Some(tunnel) = tunnel {
-        tunnel.run().await;
+    if let Err(error) = serve_http2(TokioIo::new(stream), &connection).await {
+        debug!(%error, client = %connection.remote, "an HTTP/2 connection ended early");
     }
-}
-
-async fn serve_http1(
-    io: TokioIo<ClientIo>,
-    connection: &Rc<Connection>,
-) -> Result<(), hyper::Error> {
-    let service = service_fn(|request: Request<Incoming>| {
-        // Here, since hyper looks for the client's end before it polls the future.
-        connection.state.set_awaiting();
-        handle(Rc::clone(connection), request)
-    });
-    let served = http1::Builder::new().serve_connection(io, service);
-    let mut served = std::pin::pin!(served.with_upgrades());
-    let mut draining = connection.pod.draining.clone();
-    tokio::select! {
-        result = served.as_mut() => return result,
-        () = wait_for_drain(&mut draining) => served.as_mut().graceful_shutdown(),
-    }
-    served.await
 }
 
 async fn serve_http2(
-    io: TokioIo<ClientIo>,
+    io: TokioIo<PrefixedStream>,
     connection: &Rc<Connection>,
 ) -> Result<(), hyper::Error> {
     let owner = Rc::clone(connection);
-    let service = service_fn(move |request| handle(Rc::clone(&owner), request));
+    let service = service_fn(move |request| {
+        let owner = Rc::clone(&owner);
+        async move {
+            let (head, body) = from_http2(request);
+            handle(&owner, head, body).await
+        }
+    });
     let served = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -131,38 +107,70 @@ async fn serve_http2(
 }
 
 /// Ends when connections shall end; never if nobody can say so any more.
-async fn wait_for_drain(draining: &mut tokio::sync::watch::Receiver<bool>) {
+pub(super) async fn wait_for_drain(draining: &mut tokio::sync::watch::Receiver<bool>) {
     if draining.wait_for(|draining| *draining).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
+/// The same head and body as HTTP/1.1 has them.
+fn from_http2(request: Request<Incoming>) -> (RequestHead, Option<ClientBody>) {
+    let (head, body) = request.into_parts();
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let authority = head.uri.authority();
+    let head = RequestHead {
+        version: head.version,
+        method: head.method,
+        target: Bytes::copy_from_slice(target.as_bytes()),
+        authority: authority.and_then(|text| HeaderValue::from_str(text.as_str()).ok()),
+        headers: head.headers,
+    };
+    let body = (!body.is_end_stream()).then_some(ClientBody::Http2(body));
+    (head, body)
+}
+
 /// One request: refuse, route, act.
-async fn handle(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
+pub(super) async fn handle(
+    connection: &Connection,
+    mut head: RequestHead,
+    body: Option<ClientBody>,
 ) -> Result<Response<ResponseBody>, ResetStream> {
-    let (mut head, body) = request.into_parts();
-    let client = (head.version != Version::HTTP_2).then(|| Arc::clone(&connection.state));
     let dialled = connection.facts.original_dst;
-    let mut exchange = Exchange::open(&connection.pod, connection.remote, dialled, client, &head);
-    let received = match receive(&connection, &mut head) {
+    let mut exchange = Exchange::open(&connection.pod, connection.remote, dialled, &head);
+    let received = match receive(connection, &mut head) {
         Ok(received) => received,
-        Err(refusal) => return refuse(&connection, head, body, exchange, refusal),
+        Err(refusal) => return refuse(connection, head, body, exchange, refusal),
     };
     exchange.record.authority = received.authority_text().into();
-    let upgrade = upgrade::requested(&head);
-    let on_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let body = (!body.is_end_stream()).then_some(CallBody::Unread(body));
+    let upgrade = upgrade::requested(head.version, &head.headers);
     let call = Call {
-        connection: &connection,
+        connection,
         received,
         headers: head.headers,
-        body,
-        on_upgrade: on_upgrade.filter(|_| upgrade == Upgrade::WebSocket),
+        body: body.map(CallBody::Unread),
+        is_websocket: upgrade == Upgrade::WebSocket,
         exchange,
     };
     Ok(dispatch(call, upgrade).await)
+}
+
+/// The answer to bytes that are no request.
+pub(super) fn refuse_head(connection: &Connection, error: HeadError) -> Response<ResponseBody> {
+    let head = RequestHead {
+        version: Version::HTTP_11,
+        method: Method::GET,
+        target: Bytes::new(),
+        authority: None,
+        headers: HeaderMap::new(),
+    };
+    let dialled = connection.facts.original_dst;
+    let mut exchange = Exchange::open(&connection.pod, connection.remote, dialled, &head);
+    exchange.record.method = Box::default();
+    let call = refused_call(connection, head, None, exchange);
+    reply::answer(call, Refusal::from(error).reply(), ResponseOps::default())
 }
 
 async fn dispatch(mut call: Call<'_>, upgrade: Upgrade) -> Response<ResponseBody> {
@@ -196,16 +204,13 @@ async fn dispatch(mut call: Call<'_>, upgrade: Upgrade) -> Response<ResponseBody
 }
 
 /// Checks and normalises a head; joins what counts as one line.
-fn receive(connection: &Connection, head: &mut http::request::Parts) -> Result<Received, Refusal> {
-    let is_http2 = head.version == Version::HTTP_2;
-    let authority = match strict::check(head)? {
-        strict::Authority::One(text) => match head.headers.get(HOST) {
-            Some(host) if host.as_bytes() == text.as_bytes() => host.clone(),
-            Some(_) | None => header_value(text)?,
-        },
-        strict::Authority::Joined(text) => header_value(&text)?,
+fn receive(connection: &Connection, head: &mut RequestHead) -> Result<Received, Refusal> {
+    let authority = strict::check(head)?;
+    let target = match head.target_text() {
+        "" => Target::new("/"),
+        text => Target::new(&normalize::normalize(text)?),
     };
-    let target = target(&head.uri)?;
+    let is_http2 = head.version == Version::HTTP_2;
     headers::join_lines(&mut head.headers);
     if is_http2 {
         join_cookies(&mut head.headers);
@@ -216,29 +221,17 @@ fn receive(connection: &Connection, head: &mut http::request::Parts) -> Result<R
         method: head.method.clone(),
         target,
         authority,
-        protocol: if is_http2 {
-            WireProtocol::Http2
-        } else {
-            WireProtocol::Http1
-        },
+        protocol: protocol(head.version),
         remote: connection.remote,
         dialled: connection.facts.original_dst.0,
     })
 }
 
-fn header_value(text: &str) -> Result<HeaderValue, Refusal> {
-    HeaderValue::from_str(text).map_err(|_| Refusal::InvalidAuthority)
-}
-
-fn target(uri: &http::Uri) -> Result<PathAndQuery, Refusal> {
-    let Some(received) = uri.path_and_query() else {
-        return Ok(PathAndQuery::from_static("/"));
-    };
-    let normalized = normalize::normalize(received.as_str())?;
-    if *normalized == *received.as_str() {
-        return Ok(received.clone());
+fn protocol(version: Version) -> WireProtocol {
+    match version {
+        Version::HTTP_2 => WireProtocol::Http2,
+        _ => WireProtocol::Http1,
     }
-    PathAndQuery::try_from(&*normalized).map_err(|_| Refusal::Codec)
 }
 
 fn scheme(headers: &HeaderMap) -> &'static str {
@@ -266,8 +259,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// HTTP/1.1 clients get an answer; HTTP/2 streams with too many headers are reset.
 fn refuse(
     connection: &Connection,
-    head: http::request::Parts,
-    body: Incoming,
+    head: RequestHead,
+    body: Option<ClientBody>,
     mut exchange: Box<Exchange>,
     refusal: Refusal,
 ) -> Result<Response<ResponseBody>, ResetStream> {
@@ -278,36 +271,58 @@ fn refuse(
         exchange.close();
         return Err(ResetStream);
     }
-    let authority = head.headers.get(HOST).cloned();
-    let received = Received {
-        method: head.method,
-        target: PathAndQuery::from_static("/"),
-        authority: authority.unwrap_or(HeaderValue::from_static("")),
-        scheme: "http",
-        protocol: if is_http2 {
-            WireProtocol::Http2
-        } else {
-            WireProtocol::Http1
-        },
-        remote: connection.remote,
-        dialled: connection.facts.original_dst.0,
-    };
-    exchange.record.authority = received.authority_text().into();
-    let call = Call {
-        connection,
-        received,
-        headers: HeaderMap::new(),
-        body: (!body.is_end_stream()).then_some(CallBody::Unread(body)),
-        on_upgrade: None,
-        exchange,
-    };
+    let mut call = refused_call(connection, head, body, exchange);
+    call.exchange.record.authority = call.received.authority_text().into();
     Ok(reply::answer(call, refusal.reply(), ResponseOps::default()))
+}
+
+fn refused_call(
+    connection: &Connection,
+    head: RequestHead,
+    body: Option<ClientBody>,
+    exchange: Box<Exchange>,
+) -> Call<'_> {
+    let authority = head.headers.get(HOST).cloned();
+    Call {
+        connection,
+        received: Received {
+            method: head.method,
+            target: Target::new("/"),
+            authority: authority.unwrap_or(HeaderValue::from_static("")),
+            scheme: "http",
+            protocol: protocol(head.version),
+            remote: connection.remote,
+            dialled: connection.facts.original_dst.0,
+        },
+        headers: HeaderMap::new(),
+        body: body.map(CallBody::Unread),
+        is_websocket: false,
+        exchange,
+    }
 }
 
 impl Connection {
     /// The connection becomes a tunnel once the answer under way is written.
     pub(crate) fn become_tunnel(&self, tunnel: Tunnel) {
-        self.state.set_idle();
         self.tunnel.replace(Some(tunnel));
+    }
+
+    /// What the connection has become.
+    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.take()
+    }
+
+    /// Passes a 1xx answer on before the final one. hyper cannot, so HTTP/2 clients get none.
+    pub(super) fn push_early(&self, status: StatusCode, headers: HeaderMap) {
+        if !self.facts.is_http2 {
+            self.early.borrow_mut().push((status, headers));
+        }
+    }
+
+    /// Hands over the 1xx answers that have come since the last call.
+    pub(super) fn take_early(&self, mut write: impl FnMut(StatusCode, &HeaderMap)) {
+        for (status, headers) in self.early.borrow_mut().drain(..) {
+            write(status, &headers);
+        }
     }
 }

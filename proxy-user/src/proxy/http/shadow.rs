@@ -9,7 +9,6 @@ use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use tracing::debug;
 
-use super::attempts::build;
 use super::call::Call;
 use super::forward::{ChangedHead, Plan};
 use super::hash_key::{HashFacts, hash_key};
@@ -17,7 +16,9 @@ use super::request_body::RequestStream;
 use crate::net::OriginalDst;
 use crate::proxy::policy::fault::TICKETS;
 use crate::proxy::policy::mirror;
-use crate::proxy::upstream::{PickContext, RequestBody, TrafficError, Upstreams, WireProtocol};
+use crate::proxy::upstream::{
+    PickContext, RequestBody, TrafficError, UpstreamRequest, Upstreams, WireProtocol,
+};
 use crate::snapshot::Cluster;
 
 /// Copies under way per worker; further ones are dropped, as by a full cluster.
@@ -137,9 +138,15 @@ impl Copy {
             bind: None,
         };
         let lease = self.upstreams.acquire(&self.cluster, &context).await?;
-        let protocol = lease.protocol();
-        let request = build(protocol, self.method, &self.head, self.headers, self.body);
-        let mut body = lease.send(request).await?.into_body();
+        let request = UpstreamRequest {
+            method: &self.method,
+            target: &self.head.target,
+            authority: &self.head.authority,
+            headers: &self.headers,
+            body: self.body,
+        };
+        // Nobody waits for the 1xx answers to a copy.
+        let mut body = lease.send(request, &mut |_, _| {}).await?.into_body();
         // Read to its end, so that the connection can be used again.
         while let Some(Ok(_)) = body.frame().await {}
         Ok(())

@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use proxy_common::pod::PodId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -84,6 +85,7 @@ impl Mesh {
         let host = VirtualHost {
             name: "a:80".into(),
             routes,
+            redirects_to_https: false,
             provenance: None,
         };
         Self::with_table(RouteTable {
@@ -140,7 +142,9 @@ impl Mesh {
         let (drain, draining) = tokio::sync::watch::channel(false);
         let pod = Rc::new(PodContext {
             uid,
-            cookie: NetnsCookie(1),
+            id: PodId::namespace(1),
+            netns: NetnsCookie(1),
+            listening_since_ns: 0,
             snapshot: reader,
             upstreams: Upstreams::new(Arc::new(PlainSockets)),
             recorder: ArcRecorder(Arc::clone(&records) as Arc<dyn Recorder>),

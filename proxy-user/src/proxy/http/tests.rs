@@ -186,7 +186,7 @@ async fn a053_grpc_passes_with_its_trailers_and_fails_as_grpc() {
         let upstream = Upstream::start(|_, _| {
             let mut trailers = http::HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static("5"));
-            let body = Full::new(Bytes::from_static(b"message"))
+            let body = Full::new(Bytes::from_static(b"\0\0\0\0\x02ab\0\0\0\0\0"))
                 .with_trailers(std::future::ready(Some(Ok(trailers))));
             Box::pin(std::future::ready(http::Response::new(body.boxed())))
         })
@@ -195,11 +195,14 @@ async fn a053_grpc_passes_with_its_trailers_and_fails_as_grpc() {
         grpc.protocol = UpstreamProtocol::Http2;
         let mesh = Mesh::start(vec![forward(grpc)]).await;
         let headers = [("content-type", "application/grpc"), ("te", "trailers")];
-        let call = || request("POST", "http://a/s/m", &headers, "ask");
+        let call = || request("POST", "http://a/s/m", &headers, "\0\0\0\0\u{1}x");
         let answer = mesh.send_http2(call()).await;
-        assert_eq!((answer.code(), &*answer.body), (200, "message"));
+        assert_eq!(answer.code(), 200);
+        assert_eq!(answer.body, "\0\0\0\0\u{2}ab\0\0\0\0\0");
         assert_eq!(answer.trailers.expect("trailers")["grpc-status"], "5");
-        assert_eq!(mesh.record().await.grpc_status, Some(5));
+        let record = mesh.record().await;
+        assert_eq!(record.grpc_status, Some(5));
+        assert_eq!((record.request_messages, record.response_messages), (1, 2));
         let seen = &upstream.seen()[0];
         assert_eq!(seen.head.version, http::Version::HTTP_2);
         assert_eq!(seen.head.uri, "http://a/s/m");
@@ -468,7 +471,7 @@ async fn an_http2_stream_with_too_many_headers_is_reset() {
 }
 
 #[tokio::test]
-async fn what_hyper_refuses_is_recorded_too() {
+async fn bytes_that_are_no_request_are_recorded_too() {
     local(async {
         let mesh = Mesh::start(vec![]).await;
         let answer = mesh.raw("GET / HTTP/1.1\r\nbad header\r\n\r\n").await;

@@ -1,16 +1,16 @@
 //! WebSocket: which upgrades go on, and the raw bytes after a `101` (RFC 6455,
 //! Envoy `upgrade_configs`).
 
+use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
-use http::request::Parts;
 use http::{HeaderMap, Version};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::exchange::Exchange;
-use crate::proxy::upstream::UpstreamBody;
+use crate::proxy::relay::{Moved, Observer, RelayLimits, relay};
+use crate::proxy::upstream::Upgraded;
 
 /// What an HTTP/1.1 request wants its connection to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +24,14 @@ pub(crate) enum Upgrade {
 }
 
 /// Reads `upgrade`, if `connection` names it.
-pub(crate) fn requested(head: &Parts) -> Upgrade {
-    if head.version == Version::HTTP_2 {
+pub(crate) fn requested(version: Version, headers: &HeaderMap) -> Upgrade {
+    if version == Version::HTTP_2 {
         return Upgrade::None;
     }
-    let Some(token) = head.headers.get(UPGRADE) else {
+    let Some(token) = headers.get(UPGRADE) else {
         return Upgrade::None;
     };
-    if !names_upgrade(&head.headers) {
+    if !names_upgrade(headers) {
         return Upgrade::None;
     }
     let token = token.as_bytes();
@@ -53,46 +53,47 @@ fn names_upgrade(headers: &HeaderMap) -> bool {
         .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
 }
 
-/// Both ends of an accepted upgrade.
+/// An accepted upgrade, but for the client's end of it.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    /// The client's connection, once its `101` is written.
-    pub(crate) client: OnUpgrade,
-    /// The upstream's connection.
-    pub(crate) upstream: OnUpgrade,
-    /// Keeps the upstream's place in its limits.
-    pub(crate) hold: UpstreamBody,
+    /// The endpoint's connection.
+    pub(crate) upstream: Upgraded,
     /// Closed with the tunnel.
     pub(crate) exchange: Box<Exchange>,
 }
 
 impl Tunnel {
-    /// Moves bytes both ways until both sides are done. No timeout cuts it.
-    pub(crate) async fn run(self) {
+    /// Moves bytes both ways until both sides are done. No timeout cuts it. `early`: what
+    /// the client has sent already.
+    pub(crate) async fn run(self, mut client: TcpStream, early: Bytes) {
         let Self {
-            client,
-            upstream,
-            hold,
+            upstream:
+                Upgraded {
+                    mut stream,
+                    prefix,
+                    hold,
+                },
             mut exchange,
         } = self;
-        let (client, upstream) = match tokio::try_join!(client, upstream) {
-            Ok(ends) => ends,
-            Err(error) => {
-                debug!(%error, "an upgrade did not come about");
-                return;
-            }
-        };
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        match copy_bidirectional(&mut client, &mut upstream).await {
-            Ok((received, sent)) => {
-                exchange.record.bytes_received += received;
-                exchange.record.bytes_sent += sent;
-            }
-            Err(error) => debug!(%error, "a WebSocket broke off"),
+        if client.write_all(&prefix).await.is_ok() {
+            let limits = RelayLimits::default();
+            let (end, moved) =
+                relay(&mut client, &mut stream, early, limits, &mut Unobserved).await;
+            debug!(?end, "a WebSocket ended");
+            exchange.record.bytes_received += moved.received;
+            exchange.record.bytes_sent += moved.sent + prefix.len() as u64;
         }
         exchange.close();
         drop(hold);
     }
+}
+
+/// A WebSocket is recorded once, at its end.
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn progress(&mut self, _: Moved) {}
+    fn server_spoke_first(&mut self) {}
 }
 
 #[cfg(test)]
@@ -117,7 +118,11 @@ mod tests {
                 .expect("a request")
                 .into_parts()
                 .0;
-            assert_eq!(requested(&head), expected, "{connection} {upgrade}");
+            assert_eq!(
+                requested(head.version, &head.headers),
+                expected,
+                "{connection} {upgrade}"
+            );
         }
     }
 }

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use proxy_common::pod::PodId;
+
 use crate::net::{
-    CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid, ScopeId,
+    Accepted, CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid, ScopeId,
+    SocketFactory,
 };
 use crate::proxy::upstream::testing::{Loopback, cluster, endpoint};
 use crate::proxy::{PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
@@ -28,8 +31,9 @@ use crate::telemetry::record::{ConnectionRecord, Recorder, RequestRecord, Worklo
 pub(super) struct FakeDsts(pub(super) Mutex<HashMap<SocketAddr, SocketAddr>>);
 
 impl OriginalDstSource for FakeDsts {
-    fn take(&self, _: NetnsCookie, client: SocketAddr) -> Option<CapturedDst> {
-        let dst = self.0.lock().expect("not poisoned").remove(&client)?;
+    fn take(&self, accepted: &Accepted) -> Option<CapturedDst> {
+        let mut dsts = self.0.lock().expect("not poisoned");
+        let dst = dsts.remove(&accepted.client)?;
         Some(CapturedDst {
             dst: OriginalDst(dst),
         })
@@ -73,7 +77,7 @@ pub(super) struct Mesh {
     _publisher: Publisher,
 }
 
-pub(super) const COOKIE: NetnsCookie = NetnsCookie(7);
+pub(super) const POD: PodId = PodId::namespace(7);
 
 impl Mesh {
     pub(super) fn start(scope: ScopeView) -> Self {
@@ -81,6 +85,14 @@ impl Mesh {
     }
 
     pub(super) fn start_with(scope: ScopeView, limits: WorkerLimits) -> Self {
+        Self::start_on(scope, limits, Arc::new(Loopback))
+    }
+
+    pub(super) fn start_on(
+        scope: ScopeView,
+        limits: WorkerLimits,
+        sockets: Arc<dyn SocketFactory>,
+    ) -> Self {
         let uid = PodUid(Arc::from("pod-1"));
         let mut snapshot = Snapshot {
             scopes: vec![Arc::new(scope)],
@@ -104,9 +116,11 @@ impl Mesh {
         let listener = inside.local_addr().expect("an address");
         let handle = PodHandle {
             uid,
-            cookie: COOKIE,
+            id: POD,
+            netns: NetnsCookie(7),
+            listening_since_ns: 0,
             listeners: vec![inside],
-            sockets: Arc::new(Loopback),
+            sockets,
             labels: Arc::new(WorkloadLabels::unknown()),
         };
         worker.send(WorkerCommand::AddPod(handle)).expect("taken");

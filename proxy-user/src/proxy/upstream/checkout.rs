@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -38,6 +40,10 @@ pub(super) struct ConnectionState {
     pub(super) idle_since: Cell<Instant>,
     /// It gets no further requests: too old, too much used, or its endpoint has left.
     pub(super) is_retired: Cell<bool>,
+    /// Idle for longer, it closes.
+    pub(super) idle_max: Option<Duration>,
+    /// Older, it gets no further requests.
+    pub(super) expires: Option<Instant>,
     pub(super) facts: Connected,
     _slot: Slot,
 }
@@ -74,14 +80,45 @@ impl Drop for Slot {
     }
 }
 
+impl ConnectionState {
+    /// When the connection is over if nothing happens before.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let idle_until = self.idle_max.map(|limit| match self.busy.get() {
+            0 => self.idle_since.get() + limit,
+            _ => Instant::now() + limit,
+        });
+        let expires = self.expires.filter(|_| !self.is_retired.get());
+        [idle_until, expires].into_iter().flatten().min()
+    }
+
+    /// Idle for too long, or too old.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        if self.expires.is_some_and(|expires| expires <= now) {
+            self.is_retired.set(true);
+        }
+        let is_idle = self.busy.get() == 0;
+        let idles = |limit| is_idle && self.idle_since.get() + limit <= now;
+        self.is_retired.get() || self.idle_max.is_some_and(idles)
+    }
+}
+
 impl Checkout {
-    /// A connection that has just been made, with the handle for its driver.
-    pub(super) fn new(sender: Sender, facts: Connected, slot: Slot) -> Self {
+    /// A connection that has just been made. It keeps the limits of `policy` for life.
+    pub(super) fn new(
+        sender: Sender,
+        facts: Connected,
+        slot: Slot,
+        policy: &ConnectionPool,
+    ) -> Self {
+        let now = Instant::now();
+        let idle_max = policy.http_idle_timeout.or(policy.tcp_idle_timeout);
         let state = ConnectionState {
             served: Cell::new(0),
             busy: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
+            idle_since: Cell::new(now),
             is_retired: Cell::new(false),
+            idle_max: idle_max.filter(|limit| !limit.is_zero()),
+            expires: policy.max_connection_duration.map(|limit| now + limit),
             facts,
             _slot: slot,
         };
@@ -94,6 +131,15 @@ impl Checkout {
 
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    /// While idle: pending until an HTTP/1.1 connection closes. HTTP/2 has its driver.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.sender {
+            Sender::Http1(Some(client)) => client.poll_closed(cx),
+            Sender::Http1(None) => Poll::Ready(()),
+            Sender::Http2(_) => Poll::Pending,
+        }
     }
 
     pub(super) fn can_take_stream(&self, policy: &ConnectionPool, server_max: u32) -> bool {

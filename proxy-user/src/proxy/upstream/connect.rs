@@ -16,13 +16,17 @@ use crate::snapshot::policy::{ConnectionPool, TcpKeepalive};
 /// connects within `policy.connect_timeout`.
 ///
 /// # Errors
-/// [`Kind::ConnectTimeout`], or [`Kind::ConnectFailed`] with the system's words.
+/// [`Kind::Forbidden`], [`Kind::ConnectTimeout`], or [`Kind::ConnectFailed`] with the system's
+/// words.
 pub(crate) async fn connect(
     sockets: &dyn SocketFactory,
     target: SocketAddr,
     bind: Option<IpAddr>,
     policy: &ConnectionPool,
 ) -> Result<TcpStream, TrafficError> {
+    if let Some(why) = sockets.forbids(target) {
+        return Err(TrafficError::upstream(Kind::Forbidden, Some(target)).because(why));
+    }
     let failed = |error: io::Error| {
         TrafficError::upstream(Kind::ConnectFailed, Some(target)).because(describe(&error))
     };

@@ -27,6 +27,9 @@ pub enum Kind {
     ConnectFailed,
     /// The connection was not made in time.
     ConnectTimeout,
+    /// The connection was not tried: the client's namespace is the host's, and the address is
+    /// the host's alone (see [`crate::net::SocketFactory::forbids`]).
+    Forbidden,
     /// Closed or reset by TCP before the response head was complete.
     ConnectionTermination,
     /// HTTP/2 RST_STREAM, or a GOAWAY that abandons the stream.
@@ -80,7 +83,7 @@ impl TrafficError {
         match self.kind {
             Kind::NoHealthyUpstream => ResponseFlags::UH,
             Kind::Overflow => ResponseFlags::UO,
-            Kind::ConnectFailed | Kind::ConnectTimeout => ResponseFlags::UF,
+            Kind::ConnectFailed | Kind::ConnectTimeout | Kind::Forbidden => ResponseFlags::UF,
             Kind::ConnectionTermination => ResponseFlags::UC,
             Kind::RemoteReset | Kind::RefusedStream => ResponseFlags::UR,
             Kind::ProtocolError => ResponseFlags::UPE,
@@ -98,6 +101,7 @@ impl TrafficError {
             | Kind::Overflow
             | Kind::ConnectFailed
             | Kind::ConnectTimeout
+            | Kind::Forbidden
             | Kind::ConnectionTermination
             | Kind::RemoteReset
             | Kind::RefusedStream => StatusCode::SERVICE_UNAVAILABLE,
@@ -113,6 +117,7 @@ impl TrafficError {
             Kind::Overflow => Some("overflow"),
             Kind::ConnectFailed => Some("remote connection failure"),
             Kind::ConnectTimeout => Some("connection timeout"),
+            Kind::Forbidden => Some("host network guard"),
             Kind::ConnectionTermination => Some("connection termination"),
             Kind::RemoteReset => Some("remote reset"),
             Kind::RefusedStream => Some("remote refused stream reset"),
@@ -124,7 +129,10 @@ impl TrafficError {
     /// The connection was never made (Envoy retry condition `connect-failure`).
     #[must_use]
     pub fn is_connect_failure(&self) -> bool {
-        matches!(self.kind, Kind::ConnectFailed | Kind::ConnectTimeout)
+        matches!(
+            self.kind,
+            Kind::ConnectFailed | Kind::ConnectTimeout | Kind::Forbidden
+        )
     }
 }
 
@@ -163,6 +171,12 @@ mod tests {
                 ResponseFlags::UF,
                 503,
                 Some("connection timeout"),
+            ),
+            (
+                Kind::Forbidden,
+                ResponseFlags::UF,
+                503,
+                Some("host network guard"),
             ),
             (
                 Kind::ConnectionTermination,

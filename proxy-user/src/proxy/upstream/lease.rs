@@ -1,10 +1,12 @@
 //! One request's hold on a connection.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body as _;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::checkout::Checkout;
@@ -13,7 +15,9 @@ use super::host::{ActiveOnHost, Host};
 use super::limits::Counted;
 use super::outlier::Outcome;
 use super::pool::{Pool, WireProtocol};
-use super::wire::classify;
+use super::request::UpstreamRequest;
+use super::wire::{Sender, classify, classify_http1};
+use crate::proxy::http1::client::{Client, ClientError};
 use crate::snapshot::Endpoint;
 use crate::telemetry::record::{DestinationLabels, WorkloadLabels};
 
@@ -57,24 +61,41 @@ impl LeaseGuard {
         }
     }
 
+    /// The HTTP/1.1 response is complete: the connection goes back, if it is as good as before.
+    pub(super) fn finish_http1(mut self, mut client: Box<Client>) {
+        if !client.become_idle() {
+            return;
+        }
+        if let Some(checkout) = &mut self.checkout {
+            checkout.sender = Sender::Http1(Some(client));
+        }
+        self.finish();
+    }
+
     /// The response is complete: the connection may serve the next request.
     pub(super) fn finish(mut self) {
-        let Some(mut checkout) = self.checkout.take() else {
+        let Some(checkout) = self.checkout.take() else {
             return;
         };
         let pool = Rc::clone(&self.pool);
         // The counts go first: whoever takes the connection now needs our place.
         drop(self);
-        if checkout.sender.is_ready() || pool.key.protocol == WireProtocol::Http2 {
-            pool.give_back(checkout);
-            return;
+        pool.give_back(checkout);
+    }
+}
+
+impl LeaseGuard {
+    fn take_client(&mut self) -> Option<Box<Client>> {
+        match &mut self.checkout.as_mut()?.sender {
+            Sender::Http1(client) => client.take(),
+            Sender::Http2(_) => None,
         }
-        tokio::task::spawn_local(async move {
-            // The rest of the request body may still be on its way.
-            if checkout.sender.ready().await.is_ok() {
-                pool.give_back(checkout);
-            }
-        });
+    }
+
+    /// The connection has served a request before this one.
+    fn is_reused(&self) -> bool {
+        let served = |checkout: &Checkout| checkout.state.served.get();
+        self.checkout.as_ref().map_or(0, served) > 1
     }
 }
 
@@ -165,35 +186,101 @@ impl Lease {
         self.guard.as_ref()?.checkout.as_ref()
     }
 
-    /// Sends the request and waits for the response head.
-    ///
-    /// HTTP/1.1: the request needs a `host` header and an origin-form target.
-    /// HTTP/2: it needs an absolute target. A pooled connection that its peer had
-    /// closed meanwhile is replaced unnoticed, as long as nothing was sent on it.
+    /// Sends the request and waits for the response head. `informational` takes 1xx answers
+    /// before it (HTTP/1.1 only). A pooled connection that its peer had closed meanwhile is
+    /// replaced unnoticed, as long as nothing was sent on it.
     ///
     /// # Errors
     /// Why there is no response head. Dropping the future ends the attempt.
     pub async fn send(
-        mut self,
-        request: Request<RequestBody>,
+        self,
+        request: UpstreamRequest<'_>,
+        informational: &mut dyn FnMut(StatusCode, HeaderMap),
     ) -> Result<Response<UpstreamBody>, TrafficError> {
-        let mut request = request;
-        let is_grpc = self.is_watched() && is_grpc(request.headers());
+        let is_grpc = self.is_watched() && is_grpc(request.headers);
+        match self.protocol() {
+            WireProtocol::Http1 => self.send_http1(request, is_grpc, informational).await,
+            WireProtocol::Http2 => self.send_http2(request.into_http2(), is_grpc).await,
+        }
+    }
+
+    async fn send_http1(
+        mut self,
+        request: UpstreamRequest<'_>,
+        is_grpc: bool,
+        informational: &mut dyn FnMut(StatusCode, HeaderMap),
+    ) -> Result<Response<UpstreamBody>, TrafficError> {
+        let (method, target) = (request.method, request.target);
+        let (authority, headers) = (request.authority, request.headers);
+        let is_bodiless = request.body.is_end_stream();
+        let mut body = request.body;
         loop {
             let Some(mut guard) = self.guard.take() else {
                 return Err(self.terminated());
             };
+            let Some(mut client) = guard.take_client() else {
+                return Err(self.terminated());
+            };
+            client.start(UpstreamRequest {
+                method,
+                target,
+                authority,
+                headers,
+                body: std::mem::take(&mut body),
+            });
+            let answered = poll_fn(|cx| client.poll_head(informational, cx)).await;
+            let error = match answered {
+                Ok(head) => {
+                    if guard.pool.shared.outlier.is_on() {
+                        let status = status_of(head.status, &head.headers, is_grpc);
+                        report(&guard.pool, Outcome::Status(status));
+                    }
+                    let is_upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
+                    let mut response =
+                        Response::new(UpstreamBody::http1(client, is_upgraded, guard));
+                    *response.status_mut() = head.status;
+                    *response.headers_mut() = head.headers;
+                    return Ok(response);
+                }
+                Err(error) => error,
+            };
+            let is_unnoticed = guard.is_reused() && is_bodiless && !client.has_sent();
+            if is_unnoticed && matches!(error, ClientError::Ended(_)) {
+                drop(client);
+                self.guard = Some(replace(guard).await?);
+                continue;
+            }
+            let failure = classify_http1(&error, &client, self.host.endpoint.address);
+            if failure.kind != Kind::RequestBody {
+                report(&guard.pool, Outcome::Reset);
+            }
+            return Err(failure);
+        }
+    }
+
+    async fn send_http2(
+        mut self,
+        request: Request<RequestBody>,
+        is_grpc: bool,
+    ) -> Result<Response<UpstreamBody>, TrafficError> {
+        let mut request = request;
+        loop {
+            let Some(mut guard) = self.guard.take() else {
+                return Err(self.terminated());
+            };
+            let is_reused = guard.is_reused();
             let Some(checkout) = guard.checkout.as_mut() else {
                 return Err(self.terminated());
             };
             let read_before = checkout.state.facts.read_len_bytes();
-            let is_reused = checkout.state.served.get() > 1;
             match checkout.sender.send(request).await {
-                Ok(response) => {
+                Ok(None) => return Err(self.terminated()),
+                Ok(Some(response)) => {
                     if guard.pool.shared.outlier.is_on() {
-                        report(&guard.pool, Outcome::Status(status_of(&response, is_grpc)));
+                        let status = status_of(response.status(), response.headers(), is_grpc);
+                        report(&guard.pool, Outcome::Status(status));
                     }
-                    return Ok(with_guard(response, guard));
+                    return Ok(response.map(|body| UpstreamBody::http2(body, guard)));
                 }
                 Err((_, Some(returned))) if is_reused => {
                     request = returned;
@@ -241,20 +328,6 @@ async fn replace(mut guard: LeaseGuard) -> Result<LeaseGuard, TrafficError> {
     Ok(guard)
 }
 
-fn with_guard(
-    response: Response<hyper::body::Incoming>,
-    guard: LeaseGuard,
-) -> Response<UpstreamBody> {
-    let is_upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    response.map(|body| {
-        if is_upgraded {
-            UpstreamBody::new_upgraded(body, guard)
-        } else {
-            UpstreamBody::new(body, guard)
-        }
-    })
-}
-
 fn report(pool: &Pool, outcome: Outcome) {
     let now = std::time::Instant::now();
     pool.shared.outlier.report(&pool.core.health, outcome, now);
@@ -267,12 +340,12 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// gRPC answers in a `grpc-status` of their head (Envoy `grpcToHttpStatus`).
-fn status_of<B>(response: &Response<B>, is_grpc: bool) -> u16 {
-    let status = response.status().as_u16();
+fn status_of(status: StatusCode, headers: &HeaderMap, is_grpc: bool) -> u16 {
+    let status = status.as_u16();
     if !is_grpc {
         return status;
     }
-    let Some(code) = response.headers().get("grpc-status") else {
+    let Some(code) = headers.get("grpc-status") else {
         return status;
     };
     match code.as_bytes() {

@@ -13,11 +13,13 @@ mod connect;
 mod error;
 pub mod hash;
 mod host;
+mod keeper;
 mod lease;
 mod limits;
 mod outlier;
 mod peer_settings;
 mod pool;
+mod request;
 mod session;
 mod tables;
 mod wire;
@@ -40,12 +42,13 @@ use crate::snapshot::policy::{ClusterPolicy, LoadBalancer};
 use crate::snapshot::{Cluster, endpoints::EndpointCell};
 use crate::telemetry::record::DestinationLabels;
 
-pub use body::{BodyError, RequestBody, UpstreamBody};
+pub use body::{BodyError, RequestBody, Upgraded, UpgradedHold, UpstreamBody, UpstreamBodyError};
 pub(crate) use connect::reset_on_close;
 pub use error::{Kind, Side, TrafficError};
 pub use host::workload_labels;
 pub use lease::{HostReporter, Lease};
 pub use pool::WireProtocol;
+pub use request::UpstreamRequest;
 pub use session::{TcpSession, TcpTarget};
 pub(crate) use wire::LocalExecutor;
 

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -19,8 +20,9 @@ use super::checkout::{Checkout, ConnectionState, Slot};
 use super::connect::connect;
 use super::error::{Kind, TrafficError};
 use super::host::{ClusterShared, HostCore};
+use super::keeper::Keeper;
 use super::outlier::Outcome;
-use super::wire;
+use super::wire::{self, Sender};
 use crate::snapshot::policy::ConnectionPool;
 
 /// What a connection speaks.
@@ -40,8 +42,9 @@ pub(super) struct PoolKey {
     pub(super) bind: Option<IpAddr>,
 }
 
-/// A connection that is idle for longer than this is checked before use: the I/O
-/// driver runs once, so that a close by the peer that has arrived is seen.
+/// A connection that is idle for longer than this is checked before use, so that a close
+/// by the peer that has arrived is seen: HTTP/1.1 asks the system, for HTTP/2 the I/O
+/// driver runs once.
 const TRUSTED_IDLE: Duration = Duration::from_millis(1);
 
 type Waiter = oneshot::Sender<Result<Checkout, TrafficError>>;
@@ -54,6 +57,7 @@ pub(super) struct Pool {
     /// HTTP/1.1: idle ones, the most recently used last. HTTP/2: all usable ones.
     ready: RefCell<Vec<Checkout>>,
     waiters: RefCell<VecDeque<Waiter>>,
+    keeper: Keeper,
     connecting: Cell<u32>,
     /// Streams that the server allowed on its last connection: a new one, whose
     /// SETTINGS are still on their way, is not given more.
@@ -77,6 +81,7 @@ impl Pool {
             shared,
             ready: RefCell::default(),
             waiters: RefCell::default(),
+            keeper: Keeper::default(),
             connecting: Cell::new(0),
             server_streams: Cell::new(u32::MAX),
         }
@@ -90,8 +95,16 @@ impl Pool {
         while let Some(checkout) = self.take_ready() {
             let is_first = checkout.state.busy.get() == 1;
             if is_first && checkout.state.idle_since.get().elapsed() > TRUSTED_IDLE {
-                tokio::task::yield_now().await;
-                if checkout.is_closed() {
+                let is_alive = match &checkout.sender {
+                    Sender::Http1(client) => {
+                        client.as_ref().is_some_and(|client| client.is_silent_now())
+                    }
+                    Sender::Http2(_) => {
+                        tokio::task::yield_now().await;
+                        !checkout.is_closed()
+                    }
+                };
+                if !is_alive {
                     continue;
                 }
             }
@@ -185,9 +198,14 @@ impl Pool {
         match connected {
             Ok((sender, driver, facts)) => {
                 self.report(Outcome::Connected);
-                let checkout = Checkout::new(sender, facts, slot);
-                let state = Rc::clone(&checkout.state);
-                spawn_local(Rc::clone(&self).drive(driver, state, Rc::clone(&policy)));
+                let checkout = Checkout::new(sender, facts, slot, &policy);
+                match driver {
+                    Some(driver) => {
+                        let state = Rc::clone(&checkout.state);
+                        spawn_local(Rc::clone(&self).drive(driver, state));
+                    }
+                    None => self.keeper.start(&self),
+                }
                 self.offer(checkout);
             }
             Err(error) => {
@@ -207,28 +225,12 @@ impl Pool {
         self.shared.outlier.report(&self.core.health, outcome, now);
     }
 
-    /// Runs the connection until it ends, and ends it when it idles too long or is too old.
-    async fn drive(
-        self: Rc<Self>,
-        driver: wire::Driver,
-        state: Rc<ConnectionState>,
-        policy: Rc<ConnectionPool>,
-    ) {
-        let born = Instant::now();
-        let idle_max = policy
-            .http_idle_timeout
-            .or(policy.tcp_idle_timeout)
-            .filter(|limit| !limit.is_zero());
-        let expires = policy.max_connection_duration.map(|limit| born + limit);
+    /// Runs an HTTP/2 connection until it ends, and ends it when it idles too long or is
+    /// too old.
+    async fn drive(self: Rc<Self>, driver: wire::Driver, state: Rc<ConnectionState>) {
         let mut driver = driver;
         loop {
-            let idle_until = idle_max.map(|limit| match state.busy.get() {
-                0 => state.idle_since.get() + limit,
-                _ => Instant::now() + limit,
-            });
-            let expires = expires.filter(|_| !state.is_retired.get());
-            let deadline = [idle_until, expires].into_iter().flatten().min();
-            let Some(deadline) = deadline else {
+            let Some(deadline) = state.deadline() else {
                 driver.await;
                 break;
             };
@@ -237,18 +239,39 @@ impl Pool {
                 () = &mut driver => break,
                 () = tokio::time::sleep_until(deadline) => {}
             }
-            let now = Instant::now();
-            if expires.is_some_and(|expires| expires <= now) {
-                state.is_retired.set(true);
-            }
-            let idles = state.busy.get() == 0
-                && idle_max.is_some_and(|limit| state.idle_since.get() + limit <= now);
-            if idles || state.is_retired.get() {
+            if state.is_over(Instant::now()) {
                 self.forget(&state);
             }
         }
         self.forget(&state);
         self.connect_for_waiters();
+    }
+
+    /// Drops idle HTTP/1.1 connections that are closed or over, and has `cx` woken when
+    /// another one closes. Returns when the next one will be over.
+    pub(super) fn sweep(&self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        let mut ready = self.ready.borrow_mut();
+        let gone: Vec<Checkout> = ready
+            .extract_if(.., |checkout| {
+                let is_gone = checkout.state.is_over(now) || checkout.poll_closed(cx).is_ready();
+                if !is_gone {
+                    next = [next, checkout.state.deadline()]
+                        .into_iter()
+                        .flatten()
+                        .min();
+                }
+                is_gone
+            })
+            .collect();
+        // The end of one may let a waiting request connect, so not while the list is held.
+        drop(ready);
+        drop(gone);
+        next
+    }
+
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.keeper
     }
 
     /// Takes the connection out of the ready ones; a busy one finishes.
@@ -273,7 +296,7 @@ impl Pool {
         if used_up || self.core.is_removed.get() {
             checkout.state.is_retired.set(true);
         }
-        if checkout.state.is_retired.get() || checkout.is_closed() {
+        if checkout.state.is_over(checkout.state.idle_since.get()) || checkout.is_closed() {
             self.forget(&checkout.state);
             drop(checkout);
             return;
@@ -291,7 +314,9 @@ impl Pool {
                         Err(Ok(returned)) => checkout = returned.returned(),
                     }
                 }
-                self.ready.borrow_mut().push(checkout);
+                if self.keeper.watches(&mut checkout) {
+                    self.ready.borrow_mut().push(checkout);
+                }
             }
             WireProtocol::Http2 => self.offer_streams(&checkout),
         }

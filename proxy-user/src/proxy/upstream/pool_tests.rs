@@ -105,9 +105,15 @@ impl Client {
 
     async fn get(&self) -> Result<Bytes, Kind> {
         let lease = self.upstreams.acquire(&self.cluster, &self.context()).await;
-        let request = Request::get("http://a/").header("host", "a");
-        let request = request.body(RequestBody::Empty).expect("a request");
-        let response = lease.map_err(|e| e.kind)?.send(request).await;
+        let request = UpstreamRequest {
+            method: &http::Method::GET,
+            target: &crate::proxy::Target::new("/"),
+            authority: &http::HeaderValue::from_static("a"),
+            headers: &http::HeaderMap::new(),
+            body: RequestBody::Empty,
+        };
+        let lease = lease.map_err(|e| e.kind)?;
+        let response = lease.send(request, &mut |_, _| {}).await;
         let body = response.map_err(|e| e.kind)?.into_body().collect().await;
         Ok(body.map_err(|_| Kind::RemoteReset)?.to_bytes())
     }

@@ -1,7 +1,6 @@
-//! hyper's client connections behind one face: HTTP/1.1 and HTTP/2.
+//! Client connections behind one face: our own HTTP/1.1, and hyper's HTTP/2.
 
 use std::error::Error;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,7 +10,7 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -20,9 +19,10 @@ use super::body::RequestBody;
 use super::error::{Kind, Side, TrafficError};
 use super::peer_settings::{SettingsReader, StreamsMax};
 use super::pool::WireProtocol;
+use crate::proxy::http1::client::{Client, ClientError};
 use crate::snapshot::policy::ConnectionPool;
 
-/// Runs a connection's I/O; ends with the connection.
+/// Runs an HTTP/2 connection's I/O; ends with the connection.
 pub(super) type Driver = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Facts of an established connection.
@@ -42,123 +42,103 @@ struct Seen {
 
 /// The sending end of a connection.
 pub(super) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    /// `None` while a round trip has it.
+    Http1(Option<Box<Client>>),
     Http2(http2::SendRequest<RequestBody>),
 }
 
-/// Response headers beyond this many lines or bytes are refused (Envoy's defaults).
-const RESPONSE_HEADERS_MAX: usize = 100;
-const RESPONSE_HEAD_MAX_BYTES: usize = 60 * 1024;
+/// Response headers beyond this many bytes are refused (Envoy's default).
+const RESPONSE_HEAD_MAX_BYTES: u32 = 60 * 1024;
 
 /// HTTP/2 flow control: what one slow reader may pile up here, per stream and connection.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
-/// Speaks `protocol` on a fresh connection.
+/// Speaks `protocol` on a fresh connection. HTTP/1.1 needs no driver.
 pub(super) async fn handshake(
     stream: TcpStream,
     protocol: WireProtocol,
     policy: &ConnectionPool,
-) -> Result<(Sender, Driver, Connected), TrafficError> {
-    let local = stream.local_addr().ok();
+) -> Result<(Sender, Option<Driver>, Connected), TrafficError> {
     let peer = stream
         .peer_addr()
         .map_err(|error| TrafficError::upstream(Kind::ConnectFailed, None).because(error))?;
     let seen = Arc::<Seen>::default();
     let facts = Connected {
         peer,
-        local,
+        local: stream.local_addr().ok(),
         seen: Arc::clone(&seen),
     };
-    let io = TokioIo::new(WatchedStream {
-        stream,
-        seen,
-        settings: match protocol {
-            WireProtocol::Http1 => SettingsReader::done(),
-            WireProtocol::Http2 => SettingsReader::default(),
-        },
-    });
-    let failed = |error: hyper::Error| classify(&error, &facts, u64::MAX).with_upstream(peer);
     match protocol {
         WireProtocol::Http1 => {
-            let (sender, connection) = http1::Builder::new()
-                .max_headers(RESPONSE_HEADERS_MAX)
-                .allow_obsolete_multiline_headers_in_responses(true)
-                .handshake(io)
-                .await
-                .map_err(failed)?;
-            let driver = async move {
-                // How it ended is told to the request that was on it.
-                let _ = connection.with_upgrades().await;
-            };
-            Ok((Sender::Http1(sender), Box::pin(driver), facts))
+            let client = Box::new(Client::new(stream));
+            Ok((Sender::Http1(Some(client)), None, facts))
         }
         WireProtocol::Http2 => {
-            let mut builder = http2::Builder::new(LocalExecutor);
-            builder
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .max_header_list_size(RESPONSE_HEAD_MAX_BYTES as u32);
-            if let Some((interval, timeout)) = policy.http2_keepalive {
-                builder
-                    .keep_alive_interval(interval)
-                    .keep_alive_timeout(timeout)
-                    .keep_alive_while_idle(true);
-            }
-            let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-            let driver = async move {
-                let _ = connection.await;
+            let stream = WatchedStream {
+                stream,
+                seen,
+                settings: SettingsReader::default(),
             };
-            Ok((Sender::Http2(sender), Box::pin(driver), facts))
+            let (sender, driver) = handshake_http2(stream, policy)
+                .await
+                .map_err(|error| classify(&error, &facts, u64::MAX).with_upstream(peer))?;
+            Ok((Sender::Http2(sender), Some(driver), facts))
         }
     }
+}
+
+async fn handshake_http2(
+    stream: WatchedStream,
+    policy: &ConnectionPool,
+) -> Result<(http2::SendRequest<RequestBody>, Driver), hyper::Error> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(RESPONSE_HEAD_MAX_BYTES);
+    if let Some((interval, timeout)) = policy.http2_keepalive {
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout)
+            .keep_alive_while_idle(true);
+    }
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let driver: Driver = Box::pin(async move {
+        // How it ended is told to the requests that were on it.
+        let _ = connection.await;
+    });
+    Ok((sender, driver))
 }
 
 impl Sender {
     pub(super) fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
+            Self::Http1(client) => client.as_ref().is_none_or(|client| !client.is_silent()),
             Self::Http2(sender) => sender.is_closed(),
         }
     }
 
-    /// It can take the next request without waiting.
-    pub(super) fn is_ready(&self) -> bool {
-        match self {
-            Self::Http1(sender) => sender.is_ready(),
-            Self::Http2(sender) => sender.is_ready(),
-        }
-    }
-
-    pub(super) async fn ready(&mut self) -> Result<(), hyper::Error> {
-        match self {
-            Self::Http1(sender) => poll_fn(|cx| sender.poll_ready(cx)).await,
-            Self::Http2(sender) => poll_fn(|cx| sender.poll_ready(cx)).await,
-        }
-    }
-
-    /// Another handle of a multiplexed connection.
-    ///
-    /// # Panics
-    /// Never in practice: only HTTP/2 pools share, and they hold HTTP/2 senders.
+    /// Another handle of a multiplexed connection; an HTTP/1.1 connection is never shared.
     pub(super) fn share(&self) -> Self {
         match self {
             Self::Http2(sender) => Self::Http2(sender.clone()),
-            Self::Http1(_) => unreachable!("an HTTP/1.1 connection is never shared"),
+            Self::Http1(_) => Self::Http1(None),
         }
     }
 
-    /// Sends one request. An error brings the request back if nothing of it was sent.
+    /// Sends one request over HTTP/2. An error brings the request back if nothing of it
+    /// was sent; no error and no response: this is no HTTP/2 connection.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<RequestBody>>)> {
-        let sent = match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
-            Self::Http2(sender) => sender.try_send_request(request).await,
+    ) -> Result<Option<Response<Incoming>>, (hyper::Error, Option<Request<RequestBody>>)> {
+        let Self::Http2(sender) = self else {
+            return Ok(None);
         };
-        sent.map_err(|mut error| {
+        let sent = sender.try_send_request(request).await;
+        sent.map(Some).map_err(|mut error| {
             let request = error.take_message();
             (error.into_error(), request)
         })
@@ -183,6 +163,26 @@ impl TrafficError {
     }
 }
 
+/// What a failed round trip over HTTP/1.1 means.
+pub(super) fn classify_http1(
+    error: &ClientError,
+    client: &Client,
+    peer: SocketAddr,
+) -> TrafficError {
+    let (side, kind) = match error {
+        ClientError::Ended(_) => (Side::Upstream, Kind::ConnectionTermination),
+        ClientError::Protocol(_) => (Side::Upstream, Kind::ProtocolError),
+        ClientError::RequestBody => (Side::Downstream, Kind::RequestBody),
+    };
+    TrafficError {
+        side,
+        kind,
+        upstream: Some(peer),
+        cause: Some(error.to_string().into_boxed_str()),
+        is_request_sent: client.has_sent(),
+    }
+}
+
 /// What hyper's error means. `read_before`: bytes that had been read from the peer
 /// when the request was sent; more since then means a head that was cut.
 pub(super) fn classify(error: &hyper::Error, facts: &Connected, read_before: u64) -> TrafficError {
@@ -200,6 +200,7 @@ pub(super) fn classify(error: &hyper::Error, facts: &Connected, read_before: u64
         | Kind::Overflow
         | Kind::ConnectFailed
         | Kind::ConnectTimeout
+        | Kind::Forbidden
         | Kind::ConnectionTermination
         | Kind::RemoteReset
         | Kind::RefusedStream
