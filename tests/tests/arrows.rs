@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 const BASE: [&str; 4] = ["finding", "net", "settings", "telemetry"];
 
 /// What each module may use besides itself and [`BASE`]; `proxy_common` is everybody's.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("api", &[]),
     ("source", &["api"]),
     ("snapshot", &[]),
     ("compile", &["api", "snapshot"]),
     ("kernel", &["snapshot"]),
     ("node", &[]),
+    ("dns", &[]),
     ("proxy", &["snapshot"]),
     (
         "admin",
@@ -30,13 +31,13 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     (
         "control",
         &[
-            "api", "source", "snapshot", "compile", "kernel", "node", "proxy", "admin",
+            "api", "source", "snapshot", "compile", "kernel", "node", "dns", "proxy", "admin",
         ],
     ),
 ];
 
 /// Crates that one module alone may name.
-const CRATES: [(&str, &str); 1] = [("aya", "kernel")];
+const CRATES: [(&str, &str); 2] = [("aya", "kernel"), ("hickory_resolver", "dns")];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).expect("the source tree is there") {

@@ -8,17 +8,20 @@
 
 mod mesh;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh::{Size, Version};
 use proxy_user::api::ObjectSet;
-use proxy_user::compile::{WithinBudget, compile_within_budget};
+use proxy_user::compile::{EndpointIndex, compile, compile_endpoints};
+use proxy_user::finding::Finding;
 use proxy_user::kernel::{Kernel, KernelError, KernelMaps, KernelOptions, cleanup};
+use proxy_user::net::NetnsCookie;
 use proxy_user::node::memory;
 use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::{Publisher, Snapshot};
-use proxy_user::source::state::{DirectoryState, FileText, Files};
+use proxy_user::source::state::{DirectoryState, FileText, Files, Loaded};
 
 fn size() -> Size {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse().ok());
@@ -35,11 +38,19 @@ fn size() -> Size {
 struct Stages {
     settings: CompileSettings,
     state: DirectoryState,
-    in_force: ObjectSet,
     publisher: Publisher,
     kernel: Option<Kernel>,
+    in_force: Option<InForce>,
     /// CPU time of this process when the last step was done.
     cpu: Duration,
+}
+
+/// What the last step came to.
+struct InForce {
+    objects: ObjectSet,
+    snapshot: Arc<Snapshot>,
+    endpoints: EndpointIndex,
+    findings: Vec<Finding>,
 }
 
 impl Stages {
@@ -55,9 +66,9 @@ impl Stages {
                 namespace_budget: NamespaceBudget::default(),
             },
             state: DirectoryState::new(),
-            in_force: ObjectSet::default(),
             publisher: Publisher::new(Snapshot::default()).0,
             kernel,
+            in_force: None,
             cpu: Duration::ZERO,
         }
     }
@@ -65,33 +76,77 @@ impl Stages {
     /// Brings the texts into force, and prints what each stage took.
     fn apply(&mut self, what: &str, files: Files) {
         let start = Instant::now();
-        let loaded = self.state.apply(&files);
+        let Loaded {
+            objects, findings, ..
+        } = self.state.apply(&files);
         drop(files);
-        let read_time = start.elapsed();
-        let read_mb = resident_mb();
-        let start = Instant::now();
-        let WithinBudget { compiled, objects } =
-            compile_within_budget(&loaded.objects, &self.in_force, &self.settings);
-        self.in_force = objects;
-        let snapshot = self.publisher.publish(compiled.snapshot);
-        let compile_time = start.elapsed();
         println!(
-            "{what}: read {} objects, {} findings, {} in {read_time:.1?}; compiled {} clusters, \
-             {} scopes, {} findings, {} in {compile_time:.1?}",
-            loaded.objects.len(),
-            loaded.findings.len(),
-            megabytes(read_mb),
-            snapshot.clusters.len(),
-            snapshot.scopes.len(),
-            compiled.findings.len(),
-            megabytes(resident_mb()),
+            "{what}\n    read {} objects, {} findings in {:.1?}, {} resident",
+            objects.len(),
+            findings.len(),
+            start.elapsed(),
+            resident(),
         );
+        if !self.swap_endpoints(&objects) {
+            self.compile(objects);
+        }
+        let cpu = cpu_time().saturating_sub(self.cpu);
+        println!(
+            "    in force after {:.1?}, {cpu:.1?} of CPU",
+            start.elapsed()
+        );
+        self.cpu = cpu_time();
+    }
+
+    /// Endpoints alone; `false` if there is more to it.
+    fn swap_endpoints(&mut self, objects: &ObjectSet) -> bool {
+        let start = Instant::now();
+        let Some(in_force) = &mut self.in_force else {
+            return false;
+        };
+        let change = compile_endpoints(
+            &in_force.objects,
+            objects,
+            &self.settings,
+            &in_force.endpoints,
+            &in_force.findings,
+        );
+        let Some(change) = change else {
+            return false;
+        };
+        let view = &in_force.snapshot.kernel;
+        let mut changed = Vec::new();
+        for (cell, set) in change.sets {
+            let of_cell = view.clusters.iter().enumerate();
+            let of_cell = of_cell.filter(|(_, cluster)| Arc::ptr_eq(&cluster.endpoints, &cell));
+            changed.extend(of_cell.map(|(index, _)| index));
+            cell.store(set);
+        }
+        if let Some(kernel) = &self.kernel {
+            kernel.sync_endpoints(view, &changed);
+        }
+        in_force.objects = objects.clone();
+        in_force.findings = change.findings;
+        println!("    endpoints swapped in {:.1?}", start.elapsed());
+        true
+    }
+
+    fn compile(&mut self, objects: ObjectSet) {
+        let start = Instant::now();
+        let compiled = compile(&objects, &self.settings);
         assert_eq!(compiled.overspent, [], "within the default budget");
-        let mut in_force_time = read_time + compile_time;
+        println!(
+            "    compiled {} clusters, {} scopes, {} findings in {:.1?}, {} resident",
+            compiled.snapshot.clusters.len(),
+            compiled.snapshot.scopes.len(),
+            compiled.findings.len(),
+            start.elapsed(),
+            resident(),
+        );
+        let snapshot = self.publisher.publish(compiled.snapshot);
         if let Some(kernel) = &self.kernel {
             let start = Instant::now();
             let report = kernel.sync(&snapshot.kernel);
-            in_force_time += start.elapsed();
             println!(
                 "    kernel: {} entries written, {} removed in {:.1?}",
                 report.written,
@@ -99,17 +154,19 @@ impl Stages {
                 start.elapsed()
             );
         }
-        let cpu = cpu_time().saturating_sub(self.cpu);
-        println!("    in force after {in_force_time:.1?}, {cpu:.1?} of CPU");
-        drop((loaded, snapshot));
+        self.in_force = Some(InForce {
+            objects,
+            snapshot,
+            endpoints: compiled.endpoints,
+            findings: compiled.findings,
+        });
         let start = Instant::now();
         memory::return_free_memory();
         println!(
-            "    {} after returning free memory in {:.1?}",
-            megabytes(resident_mb()),
-            start.elapsed()
+            "    free memory returned in {:.1?}, {} resident",
+            start.elapsed(),
+            resident(),
         );
-        self.cpu = cpu_time();
     }
 }
 
@@ -125,15 +182,13 @@ fn one_changed(size: &Size, kind: &str, text: &str) -> Files {
     files
 }
 
-/// Resident memory in MB, from `/proc/self/status`.
-fn resident_mb() -> u64 {
+/// Resident memory, from `/proc/self/status`.
+fn resident() -> String {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB"));
-    kilobytes
-        .and_then(|text| text.trim().parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024
+    let kilobytes = kilobytes.and_then(|text| text.trim().parse::<u64>().ok());
+    format!("{} MB", kilobytes.unwrap_or(0) / 1024)
 }
 
 /// CPU time of all threads of this process, in ticks of 10 ms.
@@ -146,17 +201,22 @@ fn cpu_time() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn megabytes(count: u64) -> String {
-    format!("{count} MB resident")
-}
-
-fn kernel(pins: &PathBuf) -> Result<Kernel, KernelError> {
+/// The kernel's maps below `pins`; nothing is attached, so that any cgroup will do.
+fn kernel(pins: &Path) -> Result<Kernel, KernelError> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let cgroup = mounts.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let path = fields.next()?;
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
+    });
     Kernel::open(&KernelOptions {
-        cgroup: PathBuf::from("/sys/fs/cgroup/unified"),
-        pins: pins.clone(),
+        cgroup: cgroup.unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")),
+        pins: pins.to_owned(),
         stale_after: Duration::from_secs(60),
         heartbeat_max: Duration::from_secs(3),
         is_strict: false,
+        host_netns: NetnsCookie(1),
+        guarded_ports: Vec::new(),
     })
 }
 
@@ -205,7 +265,7 @@ fn main() {
         weight: 90,
     };
     let files = mesh::files(&size, version);
-    println!("generated, {}", megabytes(resident_mb()));
+    println!("generated, {} resident", resident());
     stages.cpu = cpu_time();
     stages.apply("everything", files);
     if let Some(kernel) = &stages.kernel {
@@ -219,7 +279,7 @@ fn main() {
         let routes = one_changed(&size, "routes", &mesh::routes(&size, version, 0));
         stages.apply("one VirtualService", routes);
     }
-    println!("steady, {}", megabytes(resident_mb()));
+    println!("steady, {} resident", resident());
     drop(stages);
     if let Err(error) = cleanup(&pins) {
         println!("cannot remove {}: {error}", pins.display());

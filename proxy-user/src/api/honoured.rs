@@ -3,7 +3,7 @@
 //! One table per kind. A field that is honoured loses its row; nothing else
 //! changes here. Start at [`find_not_honoured`].
 
-use super::{CaptureMode, ClientTLSMode, Kind, Object, Resolution, Resource};
+use super::{CaptureMode, ClientTLSMode, Kind, Object, Resource};
 use crate::finding::{Finding, Severity};
 
 /// A field and what happens instead of it.
@@ -169,17 +169,6 @@ impl HonouredValues for super::DestinationRule {
     }
 }
 
-impl HonouredValues for super::ServiceEntry {
-    fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
-        match self.resolution {
-            Resolution::None | Resolution::Static => Vec::new(),
-            Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns => {
-                vec![("resolution".to_owned(), ABSENT)]
-            }
-        }
-    }
-}
-
 impl HonouredValues for super::Sidecar {
     fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
         let mut found = Vec::new();
@@ -209,6 +198,7 @@ macro_rules! all_values_honoured {
 
 all_values_honoured!(
     VirtualService,
+    ServiceEntry,
     WorkloadEntry,
     WorkloadGroup,
     Gateway,

@@ -16,6 +16,14 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Objects<S: Resource>(Arc<BTreeMap<ObjectKey, Arc<Object<S>>>>);
 
+impl<S: Resource> Objects<S> {
+    /// Whether this is a copy of `other`, or the other way round, and neither was changed.
+    #[must_use]
+    pub fn is_same_copy(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl<S: Resource> Default for Objects<S> {
     fn default() -> Self {
         Self(Arc::default())

@@ -78,7 +78,10 @@ impl PartialEq<Text> for String {
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
-        Self(text.into())
+        match text {
+            "" => Self::default(), // has no memory of its own
+            text => Self(text.into()),
+        }
     }
 }
 

@@ -4,13 +4,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::api::{DestinationRule, EndpointSlice, Object, ObjectKey, ObjectSet, Resource};
+use crate::api::{DestinationRule, EndpointSlice, Object, ObjectSet, Resource};
 use crate::finding::{Finding, Severity};
 use crate::settings::CompileSettings;
 
 use super::host;
 use super::registry::workload::is_selected;
-use super::registry::{Labels, Registry, SERVICE_NAME_LABEL, Service, in_namespace};
+use super::registry::{Labels, Registry, SERVICE_NAME_LABEL, Service, in_namespace, pods_named_by};
 use super::scope::is_subset;
 
 /// Reports hosts of DestinationRules that no service has, subsets that select no
@@ -75,28 +75,19 @@ fn unknown_host(object: &Object<DestinationRule>, name: &str, registry: &Registr
 /// Namespace and name of each Service with an endpoint whose Pod was not given: labels
 /// that nobody has may be that Pod's.
 fn services_that_wait(objects: &ObjectSet) -> HashSet<(&str, &str)> {
-    let waits = |slice: &Object<EndpointSlice>| {
-        let targets = slice.spec.endpoints.iter();
-        let mut pods = targets
-            .filter_map(|endpoint| endpoint.target_ref.as_ref())
-            .filter(|target| target.kind == "Pod");
-        pods.any(|pod| {
-            let namespace = match pod.namespace.as_str() {
-                "" => slice.meta.namespace.as_str(),
-                namespace => namespace,
-            };
-            let key = ObjectKey::new(namespace, &pod.name);
-            !objects.pods.contains_key(&key)
-        })
-    };
     let slices = objects.endpoint_slices.values();
     slices
-        .filter(|slice| waits(slice))
+        .filter(|slice| waits(slice, objects))
         .filter_map(|slice| {
             let name = slice.meta.labels.get(SERVICE_NAME_LABEL)?;
             Some((slice.meta.namespace.as_str(), name))
         })
         .collect()
+}
+
+/// Whether the slice names a Pod that was not given.
+pub(super) fn waits(slice: &Object<EndpointSlice>, objects: &ObjectSet) -> bool {
+    pods_named_by(slice).any(|pod| !objects.pods.contains_key(&pod))
 }
 
 /// `is_complete`: every Pod behind the services was given.
