@@ -76,6 +76,10 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
             ("degraded forms", dead_full_and_silent_proxies_degrade),
             ("sweep", abandoned_destinations_are_swept),
             ("the programs' log", shapes::a_full_map_is_told_in_the_log),
+            (
+                "handshakes",
+                shapes::a_pod_with_too_many_handshakes_degrades,
+            ),
             ("adoption", pins_outlive_the_daemon_and_are_adopted),
             ("staleness", stale_maps_pass),
             ("cleanup", cleanup_leaves_nothing),

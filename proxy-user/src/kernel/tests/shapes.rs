@@ -368,6 +368,57 @@ fn maps_dir(lab: &Lab) -> std::path::PathBuf {
     lab.options.pins.join(format!("v{version}"))
 }
 
+pub(super) fn a_pod_with_too_many_handshakes_degrades(lab: &mut Lab) {
+    let pinned = aya::maps::MapData::from_pin(maps_dir(lab).join("CONNECTING"));
+    let pinned = aya::maps::Map::HashMap(pinned.expect("it is pinned"));
+    let mut connecting: aya::maps::HashMap<_, PodId, u64> =
+        pinned.try_into().expect("the shape of CONNECTING");
+    let id = lab.pod.id;
+    // A handshake that ends is counted no more, whoever accepts it.
+    let client = dial("10.96.0.1:80").expect("captured");
+    assert_eq!(connecting.get(&id, 0).expect("the pod's"), 0);
+    let (_, peer) = lab.listener_v4.accept().expect("it queued");
+    assert!(lab.take(peer).is_some());
+    drop(client);
+    // A pod that drops its own handshakes.
+    lab::run("nft add table inet drops");
+    lab::run("nft add chain inet drops input { type filter hook input priority 0 ; }");
+    lab::run("nft add rule inet drops input tcp dport 15001 drop");
+    let start = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_nonblocking(true).expect("a flag");
+        let _ = socket.connect(&lab::sock_addr("10.96.0.1:80"));
+        socket
+    };
+    let most = proxy_common::map::CONNECTING_PER_POD_MAX;
+    let mut sockets: Vec<Socket> = (0..most).map(|_| start()).collect();
+    assert_eq!(connecting.get(&id, 0).expect("the pod's"), most);
+    assert_eq!(
+        reason(lab, "10.96.0.7:80"),
+        [Reason::DegradedDeny, Reason::ConnectingFull]
+    );
+    sockets.pop();
+    sockets.push(start());
+    assert_eq!(connecting.get(&id, 0).expect("the pod's"), most);
+    drop(sockets);
+    assert_eq!(connecting.get(&id, 0).expect("the pod's"), 0);
+    assert_eq!(
+        original_dsts(lab).keys().count(),
+        0,
+        "their entries are gone"
+    );
+    lab::run("nft delete table inet drops");
+    // What no program saw is put right by the sweep.
+    connecting.insert(id, most, 0).expect("room");
+    lab.kernel.sweep_original_dsts().expect("the sweep");
+    assert_eq!(connecting.get(&id, 0).expect("the pod's"), 0);
+    // Naming the pod again keeps what is counted.
+    connecting.insert(id, 7, 0).expect("room");
+    lab.register();
+    assert_eq!(connecting.get(&id, 0).expect("the pod's"), 7);
+    connecting.insert(id, 0, 0).expect("room");
+}
+
 /// Whatever is written, as text.
 #[derive(Clone, Default)]
 struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
