@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use proxy_user::compile::compile;
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 
 struct Size {
@@ -146,6 +146,7 @@ fn main() {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     };
     println!("{:40} {:>6} MB", "generated", resident_mb());
     let start = Instant::now();
@@ -165,6 +166,7 @@ fn main() {
         let start = Instant::now();
         let compiled = compile(&loaded.objects, &settings);
         let snapshot = &compiled.snapshot;
+        assert_eq!(compiled.overspent, [], "within the default budget");
         println!(
             "{:40} {:>6} MB {:?}",
             format!(

@@ -15,7 +15,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{ServerAddresses, Servers};
 use crate::api::ObjectSet;
-use crate::control::{AccessLogTarget, Control, FlowReader, Identity, LiveNode, Parts};
+use crate::control::{
+    AccessLogState, AccessLogTarget, Control, FlowReader, Identity, LiveNode, Parts,
+};
 use crate::kernel::{Kernel, KernelMaps, KernelOptions};
 use crate::node::listener::HandedListener;
 use crate::node::{HostGuard, cgroup, pod_watch};
@@ -64,7 +66,7 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let source = open_source(&settings)?;
     // The cluster's own mesh settings are among the first objects.
     let mesh = start_mesh(&settings, &source.updates.borrow().objects);
-    let access_log = open_access_log(&mesh)?;
+    let (access_log, access_log_state) = start_access_log(&settings, &mesh)?;
     // What a user can get wrong has been looked at: now a running daemon may make room.
     let (waiting, handed) = take_over(&settings)?;
     let host = host_guard(&settings)?;
@@ -111,7 +113,7 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         wanted,
         metrics: node_metrics,
         live,
-        access_log: AccessLogTarget::of(&mesh),
+        access_log: access_log_state,
         host: Arc::new(host),
         handed,
     });
@@ -228,12 +230,27 @@ fn open_source(settings: &Settings) -> anyhow::Result<DirectorySource> {
 /// The mesh's settings at the start: the settings file's over the ConfigMap's. What is wrong
 /// with the ConfigMap is a finding of the control loop.
 fn start_mesh(settings: &Settings, objects: &ObjectSet) -> MeshSettings {
-    for field in &settings.mesh_config.ignored {
-        tracing::warn!(field = %format!("mesh.{field}"), "not honoured yet, the mesh acts without it");
-    }
     let root_namespace = settings.mesh(None).root_namespace;
     let config_map = mesh_config(objects, &root_namespace, &mut Vec::new());
     settings.mesh(config_map.as_ref())
+}
+
+/// The access log as the mesh wants it. One that cannot be opened ends the start only where the
+/// settings file names it: the mesh's own must not keep the node from being served.
+fn start_access_log(
+    settings: &Settings,
+    mesh: &MeshSettings,
+) -> anyhow::Result<(Option<AccessLog>, AccessLogState)> {
+    let wanted = AccessLogTarget::of(mesh);
+    let state = |current, failed| AccessLogState { current, failed };
+    match open_access_log(mesh) {
+        Ok(access_log) => Ok((access_log, state(wanted, None))),
+        Err(error) if settings.mesh_config.access_log_file.is_none() => {
+            let off = AccessLogTarget::of(&MeshSettings::default());
+            Ok((None, state(off, Some((wanted, format!("{error:#}"))))))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn open_access_log(mesh: &MeshSettings) -> anyhow::Result<Option<AccessLog>> {

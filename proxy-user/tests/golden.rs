@@ -6,15 +6,15 @@
 //! A case may begin with comment lines that the harness reads:
 //! `# with: shop.yaml` adds a file of `tests/golden/base`, and the output is what
 //! the case changes in the snapshot of that file alone; `# settings: word ...`
-//! changes settings, `# show: word ...` keeps only the parts of the snapshot whose
-//! first word is named (`findings` alone keeps none).
+//! changes settings, `# mesh: {...}` is a MeshConfig, `# show: word ...` keeps only the
+//! parts of the snapshot whose first word is named (`findings` alone keeps none).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proxy_user::compile::compile;
 use proxy_user::finding::Finding;
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshConfig, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::dump::dump;
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 
@@ -23,6 +23,7 @@ use proxy_user::source::state::{DirectoryState, FileText, Files};
 struct Header<'a> {
     with: Vec<&'a str>,
     settings: Vec<&'a str>,
+    mesh: Option<&'a str>,
     show: Vec<&'a str>,
 }
 
@@ -32,6 +33,9 @@ fn header(text: &str) -> Header<'_> {
         let Some((key, words)) = line.split_once(": ") else {
             continue;
         };
+        if key == "mesh" {
+            header.mesh = Some(words);
+        }
         let words = words.split_whitespace();
         match key {
             "with" => header.with.extend(words),
@@ -43,16 +47,18 @@ fn header(text: &str) -> Header<'_> {
     header
 }
 
-fn settings(words: &[&str]) -> CompileSettings {
+fn settings(header: &Header<'_>) -> CompileSettings {
+    let mesh = MeshConfig::parse("mesh", header.mesh.unwrap_or("{}"));
     let mut settings = CompileSettings {
         node: "node-1".to_owned(),
-        mesh: MeshSettings::default(),
+        mesh: mesh.expect("a MeshConfig").settings(),
         on_proxy_down: OnProxyDown::Degrade,
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     };
-    for word in words {
+    for word in &header.settings {
         match *word {
             "registryOnly" => settings.mesh.is_registry_only = true,
             "labelled" => settings.is_capture_labelled = true,
@@ -167,7 +173,7 @@ fn aligned<'a>(before: &'a str, after: &'a str) -> Vec<Line<'a>> {
 
 fn compiled(files: &Files, header: &Header<'_>) -> (String, String) {
     let loaded = DirectoryState::new().apply(files);
-    let compiled = compile(&loaded.objects, &settings(&header.settings));
+    let compiled = compile(&loaded.objects, &settings(header));
     // Which fields the data planes honour is the table of `api::honoured`, not compile's.
     let is_ours = |finding: &&Finding| finding.code != "not-honoured";
     let findings = loaded

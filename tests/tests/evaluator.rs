@@ -27,7 +27,7 @@ use proxy_user::net::{
 use proxy_user::proxy::{
     PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits,
 };
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::snapshot::{Publisher, Snapshot, SnapshotReader};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 use proxy_user::telemetry::record::WorkloadLabels;
@@ -442,5 +442,6 @@ fn settings(is_registry_only: bool) -> CompileSettings {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     }
 }

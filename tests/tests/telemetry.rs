@@ -39,7 +39,8 @@ fn set_up() -> anyhow::Result<Fixture> {
     let lab = mesh(Driver::Systemd)?;
     lab.write_config("istio.yaml", &config_map(&lab, "TEXT"))?;
     let daemon = lab.start_daemon(&DaemonOptions {
-        settings: "mesh: {tcpKeepalive: {probes: 3}}\n".to_owned(),
+        settings: "mesh: {trustDomain: example.org}\nfiles: /nowhere\ngateway: istio=edge\n"
+            .to_owned(),
         ..DaemonOptions::default()
     })?;
     let fixture = Fixture {
@@ -477,11 +478,15 @@ fn the_node_shows_its_own_state(it: &mut Fixture) -> anyhow::Result<()> {
         let (_, value) = wait_sample(it, metric, &[], 0.0)?;
         assert!(value < 0.5, "{metric} {value}");
     }
-    // Fields of the mesh that nothing acts on: the ConfigMap's as a finding, the file's in the log.
+    // What is given and does nothing is a finding and a line of the log.
     let findings = it.daemon.cli(&["get", "findings"])?.ok()?;
     let ignored = "ConfigMap/istio-system/istio: warning: data.mesh.enableTracing: not honoured";
     assert!(findings.contains(ignored), "{findings}");
-    assert!(it.daemon.log().contains("mesh.tcpKeepalive"));
+    for unused in ["mesh.trustDomain", "files", "gateway"] {
+        let unused = format!("warning: {unused}: ");
+        assert!(findings.contains(&unused), "{findings}");
+        assert!(it.daemon.log().contains(&unused), "{unused}");
+    }
     Ok(())
 }
 
@@ -550,6 +555,22 @@ fn json_has_istios_keys_after_the_next_start(it: &mut Fixture) -> anyhow::Result
     Ok(())
 }
 
+fn an_access_log_that_cannot_be_opened_does_not_keep_the_daemon_down(
+    it: &mut Fixture,
+) -> anyhow::Result<()> {
+    let text = config_map(&it.lab, "TEXT");
+    let unusable = text.replace("/access.log", "/access.log/below/a/file");
+    it.lab.write_config("istio.yaml", &unusable)?;
+    it.daemon.terminate()?;
+    it.daemon.start_again()?;
+    it.wait_captured(&it.client_v4, LIMIT)?;
+    let status = it.daemon.cli(&["status"])?.ok()?;
+    assert!(status.contains("cannot open the access log"), "{status}");
+    let to = it.vip4("web", WEB)?;
+    it.client_v4.ask(&["--url", &format!("http://{to}/")])?;
+    Ok(())
+}
+
 fn main() -> ExitCode {
     run_checks(
         Needs::Daemon,
@@ -564,6 +585,7 @@ fn main() -> ExitCode {
             live_connections_are_listed_with_path_and_endpoint,
             the_node_shows_its_own_state,
             json_has_istios_keys_after_the_next_start,
+            an_access_log_that_cannot_be_opened_does_not_keep_the_daemon_down,
         ],
     )
 }

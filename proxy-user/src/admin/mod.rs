@@ -6,6 +6,7 @@
 
 mod describe;
 mod explain;
+mod gateway_views;
 pub mod node;
 mod respond;
 mod route_views;

@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::compile::compile;
-    use crate::settings::{CompileSettings, MeshSettings, OnProxyDown};
+    use crate::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
     use crate::source::state::{DirectoryState, FileText};
 
     #[test]
@@ -242,6 +242,7 @@ spec: {{clusterIP: 10.0.0.{last}, ports: [{{name: http, port: 80}}]}}
             is_capture_labelled: false,
             capture_host_network: false,
             accept_unenforced_policies: false,
+            namespace_budget: NamespaceBudget::default(),
         };
         let loaded = DirectoryState::new().apply(&files);
         let views = routes(&compile(&loaded.objects, &settings).snapshot);

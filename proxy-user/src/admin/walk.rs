@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::describe;
 use super::node::PodState;
 use super::route_views::virtual_hosts;
 use super::view::{
     ClusterView, EndpointView, FindingView, ListenerView, PodView, PortView, ServiceView,
 };
+use super::{describe, gateway_views};
 use crate::finding::Finding;
 use crate::net::PodUid;
 use crate::snapshot::clusters::ClusterKey;
@@ -211,7 +211,7 @@ pub(super) fn destinations(scope: &ScopeView) -> Vec<(String, Option<&Arc<Destin
     exact.chain(cidrs).chain(ports).collect()
 }
 
-/// What stands at each address and port.
+/// What stands at each address and port, and what gateway pods listen on.
 pub(super) fn listeners(snapshot: &Snapshot) -> Vec<ListenerView> {
     let mut views = Vec::new();
     for scope in all_scopes(snapshot) {
@@ -233,6 +233,7 @@ pub(super) fn listeners(snapshot: &Snapshot) -> Vec<ListenerView> {
             });
         }
     }
+    views.extend(gateway_views::listeners(snapshot));
     views
 }
 

@@ -56,6 +56,11 @@ const WORKLOAD_ENTRY: &[Row] = &[("network", WITHOUT), ("locality", WITHOUT)];
 
 const WHOLE_OBJECT: &[Row] = &[("", ABSENT)];
 
+const GATEWAY: &[Row] = &[(
+    "",
+    "its listeners are not opened, nobody is served at its ports",
+)];
+
 /// Where a DestinationRule has a traffic policy.
 const POLICIES: [&str; 4] = [
     "trafficPolicy",
@@ -65,7 +70,7 @@ const POLICIES: [&str; 4] = [
 ];
 
 /// The rows of a kind. Kubernetes' kinds are read for what traffic needs and
-/// have none; the security kinds get findings that name the pods concerned.
+/// have none; EnvoyFilters and the security kinds get findings that name the pods concerned.
 fn rows(kind: Kind) -> &'static [Row] {
     match kind {
         Kind::VirtualService => VIRTUAL_SERVICE,
@@ -73,8 +78,10 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::ServiceEntry => SERVICE_ENTRY,
         Kind::Sidecar => SIDECAR,
         Kind::WorkloadEntry => WORKLOAD_ENTRY,
-        Kind::WorkloadGroup | Kind::Gateway | Kind::EnvoyFilter => WHOLE_OBJECT,
-        Kind::AuthorizationPolicy
+        Kind::Gateway => GATEWAY,
+        Kind::WorkloadGroup => WHOLE_OBJECT,
+        Kind::EnvoyFilter
+        | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
         | Kind::Service
@@ -162,16 +169,23 @@ impl HonouredValues for super::ServiceEntry {
 
 impl HonouredValues for super::Sidecar {
     fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
-        let listeners = self.egress.iter().enumerate();
-        listeners
-            .filter(|(_, listener)| listener.capture_mode == CaptureMode::None)
-            .map(|(index, _)| {
-                (
+        let mut found = Vec::new();
+        for (index, listener) in self.egress.iter().enumerate() {
+            if listener.capture_mode == CaptureMode::None {
+                found.push((
                     format!("egress[{index}].captureMode"),
                     "connections are captured all the same",
-                )
-            })
-            .collect()
+                ));
+            }
+            let is_proxy = |port: &super::Port| port.protocol.eq_ignore_ascii_case("http_proxy");
+            if listener.port.as_ref().is_some_and(is_proxy) {
+                found.push((
+                    format!("egress[{index}].port.protocol"),
+                    "the port is plain HTTP, hosts of other ports are unknown there",
+                ));
+            }
+        }
+        found
     }
 }
 

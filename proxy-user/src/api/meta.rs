@@ -277,6 +277,7 @@ impl<S: Resource> Object<S> {
 pub struct SourceMap {
     file: Arc<str>,
     line: u32,
+    len_bytes: u32,
     /// Sorted by path.
     lines_by_path: Arc<[(Box<str>, u32)]>,
 }
@@ -286,6 +287,7 @@ impl Default for SourceMap {
         Self {
             file: Arc::from(""),
             line: 0,
+            len_bytes: 0,
             lines_by_path: Arc::from([]),
         }
     }
@@ -299,8 +301,23 @@ impl SourceMap {
         Self {
             file,
             line,
+            len_bytes: 0,
             lines_by_path: lines_by_path.into(),
         }
+    }
+
+    /// Notes how long the object's texts are together, bytes.
+    #[must_use]
+    pub fn with_len(self, len_bytes: usize) -> Self {
+        Self {
+            len_bytes: u32::try_from(len_bytes).unwrap_or(u32::MAX),
+            ..self
+        }
+    }
+
+    /// How long the object's keys and values are together, aliases written out, bytes.
+    pub fn len_bytes(&self) -> u32 {
+        self.len_bytes
     }
 
     /// The place of `field`, or of its nearest ancestor that was written, or of the object.

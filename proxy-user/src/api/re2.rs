@@ -47,11 +47,36 @@ pub fn build(pattern: &str, wrap: impl Fn(&str) -> String) -> Result<Regex, BadR
     }
 }
 
+/// About what the compiled expression takes, bytes: the least power of two of kibibytes that
+/// it compiles within. What is no expression takes nothing.
+pub fn weight(pattern: &str) -> u64 {
+    let text = translate(pattern);
+    let mut limit = 8 << 10;
+    while limit < SIZE_MAX_BYTES {
+        // With Unicode on, as an expression may need it, the size is an upper bound.
+        match compile_within(&text, pattern, true, limit) {
+            Ok(_) => return limit as u64,
+            Err(BadRegex::TooLarge(_)) => limit *= 4,
+            Err(BadRegex::Syntax { .. }) => return 0,
+        }
+    }
+    SIZE_MAX_BYTES as u64
+}
+
 fn compile(text: &str, pattern: &str, unicode: bool) -> Result<Regex, BadRegex> {
+    compile_within(text, pattern, unicode, SIZE_MAX_BYTES)
+}
+
+fn compile_within(
+    text: &str,
+    pattern: &str,
+    unicode: bool,
+    size_max_bytes: usize,
+) -> Result<Regex, BadRegex> {
     RegexBuilder::new(text)
         .unicode(unicode)
         .octal(true)
-        .size_limit(SIZE_MAX_BYTES)
+        .size_limit(size_max_bytes)
         .dfa_size_limit(SIZE_MAX_BYTES)
         .build()
         .map_err(|error| {

@@ -1,5 +1,6 @@
 //! The complete set of objects that `source` hands over and `compile` reads.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -62,6 +63,20 @@ impl ObjectSet {
             + self.config_maps.len()
     }
 
+    /// How many objects each namespace has, Pods apart, which users do not make.
+    pub fn count_by_namespace(&self) -> BTreeMap<&str, u64> {
+        let mut counts = BTreeMap::new();
+        self.for_each_tenant_key(|key| *counts.entry(key.namespace.as_str()).or_default() += 1);
+        counts
+    }
+
+    /// Whether the namespace has any object, Pods apart.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        let mut found = false;
+        self.for_each_tenant_key(|key| found |= key.namespace == namespace);
+        found
+    }
+
     /// Whether there is no object at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -73,21 +88,64 @@ impl ObjectSet {
 /// oldest. Source: Istio, `sortConfigByCreationTime` in pilot/pkg/model/config.go.
 pub fn in_creation_order<S: Resource>(objects: &Objects<S>) -> Vec<&Arc<Object<S>>> {
     let mut ordered: Vec<_> = objects.values().collect();
-    ordered.sort_by(|a, b| {
-        let (a, b) = (&a.meta, &b.meta);
-        (a.creation_timestamp, &a.name, &a.namespace).cmp(&(
-            b.creation_timestamp,
-            &b.name,
-            &b.namespace,
-        ))
-    });
+    ordered.sort_by(|a, b| by_creation(a, b));
     ordered
+}
+
+/// The order of [`in_creation_order`].
+pub fn by_creation<S: Resource>(a: &Object<S>, b: &Object<S>) -> Ordering {
+    let (a, b) = (&a.meta, &b.meta);
+    (a.creation_timestamp, &a.name, &a.namespace).cmp(&(
+        b.creation_timestamp,
+        &b.name,
+        &b.namespace,
+    ))
 }
 
 /// A kind and its place in an [`ObjectSet`], for code that treats all kinds alike.
 pub trait InSet: Resource {
     /// The objects of this kind, to be changed.
     fn objects_mut(set: &mut ObjectSet) -> &mut Objects<Self>;
+}
+
+/// Kinds whose objects the users of a namespace make.
+macro_rules! tenant_kinds {
+    ($($field:ident,)*) => {
+        impl ObjectSet {
+            fn for_each_tenant_key<'a>(&'a self, mut visit: impl FnMut(&'a ObjectKey)) {
+                $(self.$field.keys().for_each(&mut visit);)*
+            }
+
+            /// Puts the objects of `namespace` of `from` in place of those here, Pods apart.
+            pub fn replace_namespace(&mut self, namespace: &str, from: &Self) {
+                $(replace(&mut self.$field, namespace, &from.$field);)*
+            }
+        }
+    };
+}
+
+tenant_kinds! {
+    virtual_services,
+    destination_rules,
+    service_entries,
+    workload_entries,
+    workload_groups,
+    gateways,
+    sidecars,
+    envoy_filters,
+    authorization_policies,
+    peer_authentications,
+    request_authentications,
+    services,
+    endpoint_slices,
+    secrets,
+    config_maps,
+}
+
+fn replace<S: Resource>(objects: &mut Objects<S>, namespace: &str, from: &Objects<S>) {
+    objects.retain(|key, _| key.namespace != namespace);
+    let of_namespace = from.iter().filter(|(key, _)| key.namespace == namespace);
+    objects.extend(of_namespace.map(|(key, object)| (key.clone(), Arc::clone(object))));
 }
 
 /// Says where each kind lives.

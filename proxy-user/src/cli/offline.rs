@@ -112,7 +112,9 @@ fn compile_with(loaded: Loaded, context: &ContextArgs) -> anyhow::Result<Offline
     let root = settings.mesh(None).root_namespace;
     let mesh = mesh_config(&loaded.objects, &root, &mut findings);
     let settings = settings.compile_settings(mesh.as_ref());
-    let compiled = compile::compile(&loaded.objects, &settings);
+    let nothing = ObjectSet::default();
+    let within = compile::compile_within_budget(&loaded.objects, &nothing, &settings);
+    let compiled = within.compiled;
     findings.extend(compiled.findings);
     findings.sort();
     findings.dedup();

@@ -135,6 +135,8 @@ fn merge(args: RunArgs, host_name: &str) -> anyhow::Result<Settings> {
         is_strict: args.strict,
         capture_host_network: args.capture_host_network,
         accept_unenforced_policies: args.accept_unenforced_policies,
+        // Like the mesh's settings, of the settings file alone.
+        namespace_budget: None,
         workers: args.workers,
         log: args.log,
         mesh: settings::MeshConfig::default(),

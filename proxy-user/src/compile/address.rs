@@ -17,6 +17,7 @@ use super::claims::{Claims, Owner, Rank};
 use super::facet::{Binding, Facet, binding_of};
 use super::kernel_view::{KernelClusters, KernelEntry};
 use super::l4_route::order_tls;
+use super::ledger::Ledger;
 use super::path_plan::{Planned, plan_http, plan_l4, plan_tls};
 use super::registry::{Service, ServiceKind, ServicePort};
 use super::route::Router;
@@ -87,8 +88,11 @@ impl Addresses {
         let service = &facet.service;
         let binding = binding_of(service);
         let routes = routes_of(client, facet, port, binding, port_table, router);
+        let ledger = &router.registry.ledger;
         let mut add_at = |addresses: &mut Self, net: IpNet| {
-            addresses.add_at(net, facet, port, &routes, clusters);
+            if is_affordable(ledger, client, facet, &routes) {
+                addresses.add_at(net, facet, port, &routes, clusters);
+            }
         };
         match binding {
             Binding::Addresses => {
@@ -97,7 +101,7 @@ impl Addresses {
                 }
             }
             // HTTP on a headless service is found by the port, then by Host.
-            Binding::EndpointAddresses if port.protocol.is_http() => {}
+            Binding::EndpointAddresses if facet.protocol.is_http() => {}
             Binding::EndpointAddresses => {
                 let endpoints = service.endpoints.get(facet.port);
                 let ips: BTreeSet<IpAddr> = endpoints
@@ -142,7 +146,7 @@ impl Addresses {
         let destination = Destination {
             service: Some(Arc::clone(&service.host)),
             port: port.number,
-            protocol: port.protocol,
+            protocol: facet.protocol,
             http: routes.http.clone(),
             tls: order_tls(tls),
             tcp,
@@ -165,6 +169,22 @@ impl Addresses {
     }
 }
 
+/// Charges one address. The base holds it once for all clients, for the service's namespace;
+/// what a client's own view adds is its namespace's, and routes are those of their rules.
+fn is_affordable(ledger: &Ledger, client: &ClientView, facet: &Facet, routes: &Routes) -> bool {
+    let is_base = client.namespace.is_empty();
+    let service = &facet.service.namespace;
+    let viewer = if is_base { service } else { &client.namespace };
+    let author = match &facet.rules {
+        Some(rules) => rules.object.meta.namespace.as_str(),
+        None => viewer,
+    };
+    (!is_base || ledger.charge_addresses(service, 1))
+        && ledger.charge_values::<Destination>(viewer, 1)
+        && ledger.charge_values::<TcpRoute>(author, routes.tcp.len())
+        && ledger.charge_values::<TlsRoute>(author, routes.tls.len())
+}
+
 fn routes_of(
     client: &ClientView,
     facet: &Facet,
@@ -175,7 +195,7 @@ fn routes_of(
 ) -> Routes {
     let rules = facet.rules.as_deref();
     let service = &facet.service;
-    let is_auto = port.protocol == Protocol::Auto;
+    let is_auto = facet.protocol == Protocol::Auto;
     let http = match &facet.host {
         // An undeclared port with an address: whatever the Host, it is this service.
         Some(host) if is_auto && binding != Binding::PortWide => {
@@ -191,12 +211,12 @@ fn routes_of(
         Some(_) => port_table.cloned(),
         None => None,
     };
-    let tcp = if is_auto || port.protocol.is_tcp() {
+    let tcp = if is_auto || facet.protocol.is_tcp() {
         router.tcp_routes(client, rules, service, port.number)
     } else {
         Vec::new()
     };
-    let tls = if port.protocol.is_tls() {
+    let tls = if facet.protocol.is_tls() {
         let is_bound = match binding {
             Binding::Addresses => service.vips().next().is_some(),
             Binding::EndpointAddresses => true,
@@ -250,14 +270,14 @@ fn plan_of(
     let service: &Service = &facet.service;
     match &facet.host {
         Some(host) => {
-            let reason = if port.protocol == Protocol::Auto {
+            let reason = if facet.protocol == Protocol::Auto {
                 "undeclared port: decided by the first bytes"
             } else {
                 "HTTP"
             };
             plan_http(service, port.number, reason, host, tcp, clusters)
         }
-        None if port.protocol.is_tls() => plan_tls(Some(service), tls, clusters),
+        None if facet.protocol.is_tls() => plan_tls(Some(service), tls, clusters),
         None => plan_l4(Some(service), tcp, clusters),
     }
 }

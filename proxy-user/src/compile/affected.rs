@@ -46,7 +46,8 @@ pub(crate) fn find_affected(
     hosts.extend(collector.router.clusters.hosts_that_differ(client));
     let mut rules: BTreeSet<usize> = BTreeSet::new();
     for candidate in &collector.virtual_services.all {
-        let is_private = !candidate.export_to.is_public() && candidate.bucket(client).is_some();
+        let is_private =
+            !candidate.export_to.is_public() && candidate.bucket(client, None).is_some();
         let leads_to_affected = candidate
             .destinations
             .keys()
@@ -63,7 +64,7 @@ pub(crate) fn find_affected(
     // What hosts without a service do depends on the services beside them.
     for host in &hosts {
         for client in [client, shared] {
-            let governing = collector.virtual_services.select(client, host);
+            let governing = collector.virtual_services.select(client, host, None);
             rules.extend(governing.map(|rules| rules.index));
         }
     }
@@ -72,7 +73,7 @@ pub(crate) fn find_affected(
         .iter()
         .filter_map(|&index| collector.virtual_services.all.get(index))
         .flat_map(|rules| &rules.hosts)
-        .filter_map(|host| collector.virtual_services.owner_of(shared, host))
+        .filter_map(|host| collector.virtual_services.owner_of(shared, host, None))
         .map(|rules| rules.index)
         .collect();
     rules.extend(hidden);

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use crate::api::TrafficPolicy;
 use crate::settings::CompileSettings;
 use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
-use crate::snapshot::endpoints::{EndpointCell, EndpointSet, Health};
+use crate::snapshot::endpoints::{Endpoint, EndpointCell, EndpointSet, Health};
 use crate::snapshot::policy::LoadBalancer;
 use crate::snapshot::{Cluster, ClusterRef, Provenance};
 
 use super::destination_rule::{Rule, RuleIndex};
+use super::mesh::MeshPolicies;
 use super::policy::{self, Blocks};
 use super::provenance;
 use super::registry::workload::is_selected;
@@ -27,6 +28,7 @@ pub(crate) struct ClusterTable<'a> {
     registry: &'a Registry,
     rules: &'a RuleIndex,
     settings: &'a CompileSettings,
+    policies: &'a MeshPolicies,
     clusters: HashMap<ClusterId, ClusterRef>,
     endpoints: HashMap<EndpointsId, Arc<EndpointCell>>,
     shared_client: ClientView,
@@ -100,11 +102,13 @@ impl<'a> ClusterTable<'a> {
         registry: &'a Registry,
         rules: &'a RuleIndex,
         settings: &'a CompileSettings,
+        policies: &'a MeshPolicies,
     ) -> Self {
         Self {
             registry,
             rules,
             settings,
+            policies,
             clusters: HashMap::new(),
             endpoints: HashMap::new(),
             shared_client: ClientView::shared(settings.mesh.is_registry_only),
@@ -134,6 +138,13 @@ impl<'a> ClusterTable<'a> {
         if let Some(known) = self.clusters.get(&id) {
             return known.clone();
         }
+        let owner = match found.rule {
+            Some(rule) => rule.lead.meta.namespace.as_str(),
+            None => &found.service.namespace,
+        };
+        if !self.registry.ledger.charge_values::<Cluster>(owner, 1) {
+            return ClusterRef::Missing(cluster_name(port, subset, host));
+        }
         let cluster = self.build(&found);
         self.clusters.insert(id, cluster.clone());
         cluster
@@ -154,6 +165,13 @@ impl<'a> ClusterTable<'a> {
     pub(crate) fn has_rule(&self, client: &ClientView, host: &str) -> bool {
         let service = self.registry.find(client, host);
         service.is_some_and(|service| self.rules.find(client, service).is_some())
+    }
+
+    /// Names of the subsets of `service` that `client` may name.
+    pub(crate) fn subsets_of(&self, client: &ClientView, service: &Service) -> Vec<String> {
+        let rule = self.rules.find(client, service);
+        let names = rule.into_iter().flat_map(Rule::subset_names);
+        names.map(str::to_owned).collect()
     }
 
     /// Whether `client` gets the same clusters for `service` as the shared client
@@ -266,6 +284,7 @@ impl<'a> ClusterTable<'a> {
             .and_then(|object| object.spec.traffic_policy.as_ref());
         let subset_policy = subset.and_then(|(_, _, subset)| subset.traffic_policy.as_ref());
         let blocks = policy::effective(destination, subset_policy, port.number);
+        let blocks = blocks.or_default(&self.policies.traffic);
         let subset_name = subset.map_or("", |(_, _, subset)| subset.name.as_str());
         let name = cluster_name(port.number, subset_name, &service.host);
         if blocks.not_honoured().is_some() {
@@ -330,6 +349,14 @@ impl<'a> ClusterTable<'a> {
             return Arc::clone(known);
         }
         let all = found.service.endpoints.get(found.port_index);
+        let count = all.map_or(0, Vec::len);
+        // A subset is there because of its rule, whoever's the service is.
+        let owner = match (labels, found.rule) {
+            (Some(_), Some(rule)) => rule.lead.meta.namespace.as_str(),
+            (_, _) => &found.service.namespace,
+        };
+        let is_affordable = self.registry.ledger.charge_values::<Endpoint>(owner, count);
+        let all = all.filter(|_| is_affordable);
         let endpoints = all
             .into_iter()
             .flatten()

@@ -33,6 +33,8 @@ pub(crate) struct Facet {
     pub(crate) rules: Option<Arc<MeshRules>>,
     /// On HTTP and undeclared ports.
     pub(crate) host: Option<Arc<VirtualHost>>,
+    /// What is spoken there: the port's, or what the client's Sidecar says.
+    pub(crate) protocol: Protocol,
 }
 
 impl Facet {
@@ -128,15 +130,14 @@ impl Collector<'_, '_> {
             self.collect_service(client, service, None, &mut facets);
         }
         for rules in rules {
-            if let Some(bucket) = rules.bucket(client) {
-                self.collect_foreign_hosts(client, rules, bucket, &mut facets.domains);
+            if rules.bucket(client, None).is_some() {
+                self.collect_foreign_hosts(client, rules, &mut facets.domains);
             }
         }
         facets
     }
 
-    /// The facets of one service on ports that the client imports, or on those of `only`
-    /// (0 is every port).
+    /// The facets of one service on ports that the client imports, or on those of `only`.
     pub(crate) fn collect_service(
         &mut self,
         client: &ClientView,
@@ -144,16 +145,32 @@ impl Collector<'_, '_> {
         only: Option<&BTreeSet<u16>>,
         facets: &mut Facets,
     ) {
-        let rules = self.virtual_services.select(client, &service.host).cloned();
+        let everywhere = client
+            .sidecar
+            .is_none()
+            .then(|| self.virtual_services.select(client, &service.host, None));
+        let everywhere = everywhere.map(|rules| rules.cloned());
         for (index, port) in service.ports.iter().enumerate() {
             let is_imported = match only {
-                Some(ports) => ports.contains(&0) || ports.contains(&port.number),
+                Some(ports) => ports.contains(&port.number),
                 None => client.imports_port(service, port.number),
             };
-            if port.protocol == Protocol::Udp || !is_imported {
+            let declared = client.protocol_of(port.number);
+            let protocol = declared.unwrap_or(port.protocol);
+            let is_udp = port.protocol == Protocol::Udp || protocol == Protocol::Udp;
+            if is_udp || !is_imported {
                 continue;
             }
-            let has_http = port.protocol.is_http() || port.protocol == Protocol::Auto;
+            // Each listener of a Sidecar has VirtualServices of its own.
+            let rules = match &everywhere {
+                Some(rules) => rules.clone(),
+                None => {
+                    let virtual_services = self.virtual_services;
+                    let found = virtual_services.select(client, &service.host, Some(port.number));
+                    found.cloned()
+                }
+            };
+            let has_http = protocol.is_http() || protocol == Protocol::Auto;
             let host = has_http.then(|| {
                 self.router
                     .virtual_host(client, rules.as_deref(), &service.host, port.number)
@@ -161,7 +178,7 @@ impl Collector<'_, '_> {
             if let Some(host) = &host {
                 self.claim_domains(client, service, port.number, rules.as_deref(), host, facets);
                 let is_sniffed_port_wide = binding_of(service) == Binding::PortWide;
-                if port.protocol.is_http() || is_sniffed_port_wide {
+                if protocol.is_http() || is_sniffed_port_wide {
                     let owner = Owner::Service(service.index);
                     facets
                         .http_ports
@@ -171,31 +188,47 @@ impl Collector<'_, '_> {
             facets.list.push(Facet {
                 service: Arc::clone(service),
                 port: index,
-                rules: rules.clone(),
+                rules,
                 host,
+                protocol,
             });
         }
     }
 
     /// Services that the client's Sidecar does not import, but that rules which it does
-    /// import lead to, with the ports that they name. Source: Istio
-    /// pilot/pkg/model/sidecar.go (`serviceMatchingVirtualServicePorts`).
+    /// import lead to, with the ports that they name; a listener of one port leads to that
+    /// port alone. Source: Istio pilot/pkg/model/sidecar.go
+    /// (`serviceMatchingVirtualServicePorts`, `serviceMatchingListenerPort`).
     pub(crate) fn services_by_rules(
         &self,
         client: &ClientView,
     ) -> BTreeMap<usize, (Arc<Service>, BTreeSet<u16>)> {
         let mut found: BTreeMap<usize, (Arc<Service>, BTreeSet<u16>)> = BTreeMap::new();
-        let visible = self.virtual_services.all.iter();
-        let visible = visible.filter(|rules| rules.bucket(client).is_some());
-        for (host, ports) in visible.flat_map(|rules| &rules.destinations) {
-            if self.registry.find_imported(client, host).is_some() {
+        for rules in &self.virtual_services.all {
+            if rules.bucket(client, None).is_none() {
                 continue;
             }
-            if let Some(service) = self.registry.find(client, host) {
-                let entry = found
-                    .entry(service.index)
-                    .or_insert_with(|| (Arc::clone(service), BTreeSet::new()));
-                entry.1.extend(ports);
+            for (host, named) in &rules.destinations {
+                let imported = self.registry.find_imported(client, host);
+                let Some(service) = imported.or_else(|| self.registry.find(client, host)) else {
+                    continue;
+                };
+                let ports = service.ports.iter().map(|port| port.number);
+                let ports = ports.filter(|port| {
+                    let is_asked_for = client.protocol_of(*port).is_some()
+                        || named.contains(&0)
+                        || named.contains(port);
+                    is_asked_for
+                        && !client.imports_port(service, *port)
+                        && rules.bucket(client, Some(*port)).is_some()
+                });
+                let ports: BTreeSet<u16> = ports.collect();
+                if !ports.is_empty() {
+                    let entry = found
+                        .entry(service.index)
+                        .or_insert_with(|| (Arc::clone(service), BTreeSet::new()));
+                    entry.1.extend(ports);
+                }
             }
         }
         found
@@ -211,7 +244,7 @@ impl Collector<'_, '_> {
         facets: &mut Facets,
     ) {
         let owner = Owner::Service(service.index);
-        let bucket = rules.and_then(|rules| rules.bucket(client));
+        let bucket = rules.and_then(|rules| rules.bucket(client, Some(port)));
         // VirtualServices' hosts come before plain services.
         let rank = |is_short_form: bool, bucket: Option<u8>, rules: Option<usize>| -> Rank {
             let has_rules = host.provenance.is_some();
@@ -246,7 +279,10 @@ impl Collector<'_, '_> {
             if !alias.export_to.includes(&client.namespace) {
                 continue;
             }
-            let alias_rules = self.virtual_services.select(client, &alias.host).cloned();
+            let virtual_services = self.virtual_services;
+            let alias_rules = virtual_services
+                .select(client, &alias.host, Some(port))
+                .cloned();
             let acting = alias_rules.filter(|_| alias.ports.contains(&port));
             let alias_host = acting
                 .as_deref()
@@ -267,7 +303,6 @@ impl Collector<'_, '_> {
         &mut self,
         client: &ClientView,
         rules: &Arc<MeshRules>,
-        bucket: u8,
         domains: &mut DomainClaims,
     ) {
         if rules.http.is_empty() {
@@ -277,11 +312,14 @@ impl Collector<'_, '_> {
         let mut ports: BTreeSet<u16> = matched.keys().copied().collect();
         ports.insert(PORT_OF_FOREIGN_HOSTS);
         for port in ports {
+            let Some(bucket) = rules.bucket(client, Some(port)) else {
+                continue;
+            };
             for (index, host) in rules.hosts.iter().enumerate() {
                 let is_matched = matched
                     .get(&port)
                     .is_some_and(|hosts| hosts.contains(&index));
-                let owner = self.virtual_services.owner_of(client, host);
+                let owner = self.virtual_services.owner_of(client, host, Some(port));
                 let is_own = owner.is_some_and(|owner| owner.index == rules.index);
                 if is_matched || !is_own {
                     continue;
@@ -316,13 +354,20 @@ impl Collector<'_, '_> {
                 .filter_map(|&service| self.registry.services.get(service))
                 .filter(|service| {
                     let seen = self.registry.find_imported(client, &service.host);
-                    let governing = self.virtual_services.select(client, &service.host);
                     seen.is_some_and(|seen| Arc::ptr_eq(seen, service))
-                        && governing.is_some_and(|governing| governing.index == rules.index)
                 });
             for service in exact.into_iter().chain(below) {
+                let is_below = *service.host != **host;
                 for port in &service.ports {
-                    if port.protocol.is_http() || port.protocol == Protocol::Auto {
+                    let protocol = client.protocol_of(port.number).unwrap_or(port.protocol);
+                    let has_http = protocol.is_http() || protocol == Protocol::Auto;
+                    let governs = || {
+                        let virtual_services = self.virtual_services;
+                        let found =
+                            virtual_services.select(client, &service.host, Some(port.number));
+                        found.is_some_and(|found| found.index == rules.index)
+                    };
+                    if has_http && (!is_below || governs()) {
                         matched.entry(port.number).or_default().insert(index);
                     }
                 }

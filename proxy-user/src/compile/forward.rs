@@ -51,7 +51,7 @@ impl Router<'_, '_> {
         route.timeout = timeout(spec.timeout);
         route.retry = Some(Arc::new(compile_retry(
             spec.retries.as_ref(),
-            !is_hashed,
+            self.policies.retry(is_hashed),
             place,
             self.problems,
         )));

@@ -5,6 +5,8 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
+use super::matcher::MESH;
+
 /// The full name of a short one, as VirtualService hosts, VirtualService destinations and
 /// DestinationRule hosts are read: a name without any dot is a service in the namespace of
 /// the object; `*`, addresses and whatever holds a dot stay as they are.
@@ -15,6 +17,24 @@ pub(crate) fn expand(name: &str, namespace: &str, domain: &str) -> String {
         return name.to_owned();
     }
     format!("{name}.{namespace}.svc.{domain}")
+}
+
+/// A Gateway's name as `namespace/name`. Source: Istio, `resolveGatewayName` in
+/// pilot/pkg/model/push_context.go.
+pub(crate) fn gateway_name(name: &str, own_namespace: &str) -> String {
+    if name == MESH {
+        return name.to_owned();
+    }
+    match (name.split_once('/'), name.split_once('.')) {
+        (Some((".", rest)), _) => format!("{own_namespace}/{rest}"),
+        (Some(_), _) => name.to_owned(),
+        // The old form `name.namespace.svc.domain`.
+        (None, Some((first, rest))) => {
+            let namespace = rest.split('.').next().unwrap_or(rest);
+            format!("{namespace}/{first}")
+        }
+        (None, None) => format!("{own_namespace}/{name}"),
+    }
 }
 
 /// Whether the name stands for several: its first byte is `*`.
@@ -124,6 +144,20 @@ mod tests {
         ] {
             let found: Vec<String> = covering_wildcards(name).collect();
             assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn gateways_are_named_by_namespace_and_name() {
+        for (written, expected) in [
+            ("mesh", "mesh"),
+            ("gw", "ns1/gw"),
+            ("other/gw", "other/gw"),
+            ("./gw", "ns1/gw"),
+            ("gw.other.svc.cluster.local", "other/gw"),
+            ("gw.other", "other/gw"),
+        ] {
+            assert_eq!(gateway_name(written, "ns1"), expected, "{written}");
         }
     }
 }

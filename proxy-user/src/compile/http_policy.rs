@@ -28,26 +28,38 @@ pub(crate) fn timeout(written: Option<api::Duration>) -> Option<Duration> {
         .filter(|time| !time.is_zero())
 }
 
-/// `skips_hosts_by_default`: whether hosts already tried are skipped where the rule does not
-/// say; Istio's answer is no for a single destination with consistent hashing.
+/// The policy of a rule. `default`: where the rule has none; whether hosts already tried are
+/// skipped is taken from it where the rule does not say.
 pub(crate) fn compile_retry(
     retries: Option<&api::HTTPRetry>,
-    skips_hosts_by_default: bool,
+    default: &RetryPolicy,
     place: &Place,
     problems: &mut Problems,
 ) -> RetryPolicy {
-    let default = RetryPolicy {
-        skip_previous_hosts: skips_hosts_by_default,
-        ..RetryPolicy::default()
-    };
+    read_retry(retries, default, |item| {
+        problems.error(
+            "retry-on",
+            &place.field("retries.retryOn"),
+            format!("{item:?} is no condition that is honoured; the rule acts without it"),
+        );
+    })
+}
+
+/// Like [`compile_retry`]; `on_unknown` is told conditions that are not known.
+pub(crate) fn read_retry(
+    retries: Option<&api::HTTPRetry>,
+    default: &RetryPolicy,
+    on_unknown: impl FnMut(&str),
+) -> RetryPolicy {
     let Some(retries) = retries else {
-        return default;
+        return default.clone();
     };
+    let builtin = RetryPolicy::default();
     let attempts = u32::try_from(retries.attempts).unwrap_or(0);
-    let (on, status_codes) = parse_retry_on(&retries.retry_on, place, problems);
+    let (on, status_codes) = parse_retry_on(&retries.retry_on, on_unknown);
     let (backoff_base, backoff_cap) = match timeout(retries.backoff) {
         Some(base) => (base, base.saturating_mul(10)),
-        None => (default.backoff_base, default.backoff_cap),
+        None => (builtin.backoff_base, builtin.backoff_cap),
     };
     RetryPolicy {
         attempts,
@@ -58,13 +70,13 @@ pub(crate) fn compile_retry(
         backoff_cap,
         skip_previous_hosts: retries
             .retry_ignore_previous_hosts
-            .unwrap_or(skips_hosts_by_default),
+            .unwrap_or(default.skip_previous_hosts),
         remote_localities: retries.retry_remote_localities.unwrap_or(false),
     }
 }
 
 /// Comma separated conditions; status codes among them switch on `retriable-status-codes`.
-fn parse_retry_on(text: &str, place: &Place, problems: &mut Problems) -> (RetryOn, Vec<u16>) {
+fn parse_retry_on(text: &str, mut on_unknown: impl FnMut(&str)) -> (RetryOn, Vec<u16>) {
     let items = || {
         text.split(',')
             .map(str::trim)
@@ -83,11 +95,7 @@ fn parse_retry_on(text: &str, place: &Place, problems: &mut Problems) -> (RetryO
         }
         match retry_condition(item) {
             Some(condition) => on = on.union(condition),
-            None => problems.error(
-                "retry-on",
-                &place.field("retries.retryOn"),
-                format!("{item:?} is no condition that is honoured; the rule acts without it"),
-            ),
+            None => on_unknown(item),
         }
     }
     codes.sort_unstable();

@@ -5,7 +5,7 @@ fn retry(written: Option<HTTPRetry>) -> RetryPolicy {
     let mut problems = Problems::default();
     compile_retry(
         written.as_ref(),
-        true,
+        &RetryPolicy::default(),
         &Place::for_test("http[0]"),
         &mut problems,
     )
@@ -59,8 +59,18 @@ fn a125_backoff_is_capped_at_ten_times_its_base() {
 fn an_unknown_condition_is_left_out_and_reported() {
     let mut problems = Problems::default();
     let place = Place::for_test("http[0]");
-    let (on, _) = parse_retry_on("5xx,often", &place, &mut problems);
-    assert_eq!(on, RetryOn::FIVE_XX);
+    let written = HTTPRetry {
+        attempts: 1,
+        retry_on: "5xx,often".to_owned(),
+        ..HTTPRetry::default()
+    };
+    let found = compile_retry(
+        Some(&written),
+        &RetryPolicy::default(),
+        &place,
+        &mut problems,
+    );
+    assert_eq!(found.on, RetryOn::FIVE_XX);
     assert_eq!(problems.into_findings().len(), 1);
 }
 

@@ -18,7 +18,7 @@ use super::registry::Service;
 use super::route::Router;
 use super::rule::Place;
 use super::scope::ClientView;
-use super::virtual_service::{L4Rule, MeshRules};
+use super::virtual_service::{L4Match, L4Rule, MeshRules};
 
 impl Router<'_, '_> {
     /// Routes for bytes that are neither HTTP nor TLS on `port` of `service`, longest subnet
@@ -30,9 +30,22 @@ impl Router<'_, '_> {
         service: &Service,
         port: u16,
     ) -> Vec<TcpRoute> {
+        let rules = rules.into_iter().flat_map(|rules| &rules.tcp);
+        let (mut routes, last) = self.tcp_rule_routes(client, rules, port);
+        routes.push(last.unwrap_or_else(|| self.default_tcp_route(client, service, port)));
+        routes
+    }
+
+    /// Routes of `rules`, longest subnet first, and the first without subnets, which ends them.
+    pub(crate) fn tcp_rule_routes<'m>(
+        &mut self,
+        client: &ClientView,
+        rules: impl Iterator<Item = &'m L4Rule>,
+        port: u16,
+    ) -> (Vec<TcpRoute>, Option<TcpRoute>) {
         let mut routes = Vec::new();
         let mut last = None;
-        for rule in rules.into_iter().flat_map(|rules| &rules.tcp) {
+        for rule in rules {
             let applying: Vec<_> = rule
                 .matches
                 .iter()
@@ -59,8 +72,7 @@ impl Router<'_, '_> {
                 .map_or(0, IpNet::prefix_len);
             std::cmp::Reverse(len)
         });
-        routes.push(last.unwrap_or_else(|| self.default_tcp_route(client, service, port)));
-        routes
+        (routes, last)
     }
 
     /// The service itself, whatever the client dialled.
@@ -99,14 +111,8 @@ impl Router<'_, '_> {
                 .iter()
                 .filter(|element| element.applies_statically(client, port));
             for element in applying {
-                let (destinations, total_weight) = self.l4_destinations(client, &rule.route, port);
-                routes.push(TlsRoute {
-                    sni_hosts: element.sni_hosts.clone(),
-                    destination_subnets: element.destination_subnets.clone(),
-                    destinations,
-                    total_weight,
-                    provenance: Some(rule.place.provenance()),
-                });
+                let names = element.sni_hosts.clone();
+                routes.push(self.tls_route(client, rule, element, names, port));
             }
         }
         if routes.is_empty() {
@@ -125,6 +131,28 @@ impl Router<'_, '_> {
             });
         }
         routes
+    }
+
+    /// One element of a `tls` rule, for these server names.
+    pub(crate) fn tls_route(
+        &mut self,
+        client: &ClientView,
+        rule: &L4Rule,
+        element: &L4Match,
+        sni_hosts: Vec<Arc<str>>,
+        port: u16,
+    ) -> TlsRoute {
+        let (destinations, total_weight) = self.l4_destinations(client, &rule.route, port);
+        if total_weight == 0 {
+            self.report_no_weight(&rule.place);
+        }
+        TlsRoute {
+            sni_hosts,
+            destination_subnets: element.destination_subnets.clone(),
+            destinations,
+            total_weight,
+            provenance: Some(rule.place.provenance()),
+        }
     }
 
     fn tcp_route(
@@ -175,7 +203,7 @@ impl Router<'_, '_> {
 
     /// Without a port of its own the destination's only port is meant, where it has exactly
     /// one, else the dialled one. Source: Istio `istio_route.GetDestinationCluster`.
-    fn resolve_l4(
+    pub(super) fn resolve_l4(
         &mut self,
         client: &ClientView,
         destination: &Destination,

@@ -16,9 +16,10 @@ use super::address::{Addresses, Entry};
 use super::affected::{Affected, find_affected};
 use super::claims::Owner;
 use super::cluster::ClusterTable;
-use super::facet::{Collector, Facets, services_by_wildcard};
+use super::facet::{Collector, Facet, Facets, services_by_wildcard};
 use super::kernel_view::{KernelClusters, KernelEntries, assemble};
 use super::l4_route::order_tls;
+use super::mesh::MeshPolicies;
 use super::path_plan::{plan_l4, plan_port_wide, plan_tls};
 use super::registry::Registry;
 use super::route::Router;
@@ -40,6 +41,7 @@ pub(crate) struct Listeners {
 type DomainsByPort<'d> = BTreeMap<u16, Vec<(&'d str, Option<Arc<VirtualHost>>)>>;
 
 /// Everything that was compiled for one client alone.
+#[derive(Default)]
 struct View {
     facets: Facets,
     tables: BTreeMap<u16, Arc<RouteTable>>,
@@ -58,6 +60,7 @@ pub(crate) fn build<'r>(
     virtual_services: &VirtualServices,
     clients: &[Arc<ClientView>],
     mesh: &MeshSettings,
+    policies: &MeshPolicies,
     clusters: &mut ClusterTable<'r>,
     problems: &mut Problems,
 ) -> Listeners {
@@ -65,7 +68,7 @@ pub(crate) fn build<'r>(
         collector: Collector {
             registry,
             virtual_services,
-            router: Router::new(clusters, registry, problems),
+            router: Router::new(clusters, registry, policies, problems),
             by_wildcard: services_by_wildcard(registry, virtual_services),
             mesh_domain: &mesh.domain,
         },
@@ -114,6 +117,19 @@ impl Builder<'_, '_> {
     fn whole_view(&mut self, client: &ClientView) -> View {
         let registry = self.collector.registry;
         let rules = &self.collector.virtual_services.all;
+        if client.sidecar.is_some() {
+            // A view of its own, of everything that it sees.
+            let ports: usize = registry
+                .visible(client)
+                .map(|service| service.ports.len())
+                .sum();
+            let is_affordable = registry
+                .ledger
+                .charge_values::<Facet>(&client.namespace, ports);
+            if !is_affordable {
+                return View::default();
+            }
+        }
         let mut facets = self
             .collector
             .collect(client, registry.visible(client), rules.iter());

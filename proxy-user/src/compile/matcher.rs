@@ -18,7 +18,8 @@ use super::scope::ClientView;
 /// The reserved gateway name of clients in the mesh.
 pub(crate) const MESH: &str = "mesh";
 
-/// Whether the element can match a mesh client that dials `port`, requests apart.
+/// Whether the element can match a client that dials `port`, requests apart. At a gateway the
+/// client is the gateway's workload, and `port` the server's.
 ///
 /// Where `gateways` is set, labels and namespace of the client are not asked: Istio's
 /// behaviour for HTTP (not for TLS and TCP).
@@ -31,7 +32,8 @@ pub(crate) fn applies_statically(
         return false;
     }
     if !element.gateways.is_empty() {
-        return element.gateways.iter().any(|gateway| gateway == MESH);
+        let own = client.gateway_name();
+        return element.gateways.iter().any(|gateway| gateway == own);
     }
     client.has_labels(&element.source_labels)
         && (element.source_namespace.is_empty() || *element.source_namespace == *client.namespace)
@@ -174,9 +176,11 @@ impl ElementCompiler<'_> {
                 value,
                 is_negated,
             }),
-            Err(_) if name.starts_with("@request.auth.claims") => {
-                self.refuse("claim-match", &field, "claims are matched at gateways only")
-            }
+            Err(_) if name.starts_with("@request.auth.claims") => self.refuse(
+                "claim-match",
+                &field,
+                "tokens are not checked, so that no claim is known",
+            ),
             Err(_) => self.refuse("header-name", &field, "this is no header name"),
         }
     }

@@ -6,7 +6,8 @@
 //! The order of work: `registry` (services and endpoints), `destination_rule` (which
 //! DestinationRule is whose), `scope` (pods with one view), `cluster` (what a
 //! destination is, on demand), `virtual_service` (rules with full names), `listener`
-//! (what stands at which address, for each scope), `pod` (who is captured).
+//! (what stands at which address, for each scope), `gateway` (what gateway pods listen on),
+//! `pod` (who is captured).
 
 mod action;
 mod address;
@@ -17,16 +18,20 @@ mod degraded;
 mod delegate;
 mod destination_rule;
 mod diagnostics;
+mod envoy_filter;
 pub mod explain;
 mod facet;
 mod forward;
+mod gateway;
 mod header_ops;
 mod host;
 mod http_policy;
 mod kernel_view;
 mod l4_route;
+mod ledger;
 mod listener;
 mod matcher;
+mod mesh;
 mod path_plan;
 mod pod;
 mod policy;
@@ -45,6 +50,7 @@ mod testing;
 mod virtual_host;
 mod virtual_service;
 mod visibility;
+mod within_budget;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,10 +60,16 @@ use crate::finding::{Finding, Origin};
 use crate::settings::{CompileSettings, MeshSettings};
 use crate::snapshot::{MeshDefaults, Provenance, ServiceView, Snapshot};
 
+pub use ledger::Overspent;
+pub use within_budget::{WithinBudget, compile_within_budget};
+
 use cluster::ClusterTable;
 use destination_rule::RuleIndex;
+use gateway::GatewayContext;
+use mesh::MeshPolicies;
 use pod::PodContext;
 use registry::{Registry, Service};
+use route::Router;
 use rule::Problems;
 use scope::Scopes;
 use virtual_service::VirtualServices;
@@ -69,6 +81,9 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Everything that does not act as written, in order of place.
     pub findings: Vec<Finding>,
+    /// Namespaces beyond their budget, of which parts are left out: see
+    /// [`compile_within_budget`].
+    pub overspent: Vec<Overspent>,
 }
 
 /// Compiles a complete set of objects. Equal input gives equal output; whatever is
@@ -80,19 +95,37 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let rules = RuleIndex::build(objects, settings, &mut findings);
     let scopes = Scopes::build(objects, settings, &mut findings);
     let unenforced = security::find_unenforced(objects, settings, &mut findings);
+    envoy_filter::check(objects, settings, &mut findings);
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
-    let mut clusters = ClusterTable::new(&registry, &rules, settings);
+    let policies = MeshPolicies::read(&settings.mesh, &mut findings);
+    let mut clusters = ClusterTable::new(&registry, &rules, settings, &policies);
     let mut problems = Problems::default();
-    let virtual_services = VirtualServices::new(objects, &settings.mesh, &mut problems);
+    let virtual_services =
+        VirtualServices::new(objects, &settings.mesh, &registry.ledger, &mut problems);
     let listeners = listener::build(
         &registry,
         &virtual_services,
         &scopes.clients,
         &settings.mesh,
+        &policies,
         &mut clusters,
         &mut problems,
     );
-    route_check::check(&virtual_services, &registry, &clusters, &mut problems);
+    let context = GatewayContext {
+        objects,
+        settings,
+        registry: &registry,
+        virtual_services: &virtual_services,
+    };
+    let mut router = Router::new(&mut clusters, &registry, &policies, &mut problems);
+    let gateways = gateway::build(&context, &mut router, &mut findings);
+    route_check::check(
+        &virtual_services,
+        &gateways,
+        &registry,
+        &clusters,
+        &mut problems,
+    );
     findings.extend(problems.into_findings());
     let context = PodContext {
         objects,
@@ -102,6 +135,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         unenforced: &unenforced,
     };
     let pods = pod::build(&context, &mut findings);
+    let overspent = registry.ledger.overspent();
     let snapshot = Snapshot {
         mesh: mesh_defaults(&settings.mesh),
         pods,
@@ -113,12 +147,17 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         clusters: clusters.into_clusters(),
         workloads: registry.workloads,
         scopes: listeners.scopes,
+        gateways,
         kernel: listeners.kernel,
         ..Snapshot::default()
     };
     findings.sort();
     findings.dedup();
-    Compiled { snapshot, findings }
+    Compiled {
+        snapshot,
+        findings,
+        overspent,
+    }
 }
 
 fn mesh_defaults(mesh: &MeshSettings) -> MeshDefaults {

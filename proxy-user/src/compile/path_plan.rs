@@ -168,7 +168,10 @@ pub(super) fn untouched_reason(
     let ClusterRef::Known(cluster) = &only.cluster else {
         return None;
     };
-    if !cluster.variant.is_empty() {
+    // Without a rule of its own it may still have a policy of the mesh.
+    let has_mesh_policy =
+        cluster.policy.pool.tcp_keepalive.is_some() || fits(cluster, Strictness::Exact).is_err();
+    if !cluster.variant.is_empty() || has_mesh_policy {
         return None;
     }
     match (service.kind, cluster.discovery) {

@@ -13,13 +13,15 @@ use crate::api::{
     self, ClientTLSMode, ConnectionPoolSettings, ConsistentHashLB, H2UpgradePolicy,
     LoadBalancerSettings, SimpleLB, TrafficPolicy,
 };
-use crate::settings::MeshSettings;
+use crate::settings::{MeshKeepalive, MeshSettings};
 use crate::snapshot::clusters::UpstreamProtocol;
 use crate::snapshot::listeners::Protocol;
 use crate::snapshot::policy::{
     ClusterPolicy, ConnectionPool, ConsistentHash, HashKey, HashTable, IDLE_TIMEOUT_DEFAULT,
     LoadBalancer, OutlierDetection, PartsPerMillion, RetryBudget, TcpKeepalive, UpstreamTls,
 };
+
+use super::mesh::DefaultTrafficPolicy;
 
 /// Envoy's and Istio's defaults of consistent hashing.
 const RING_SIZE_DEFAULT: u64 = 1024;
@@ -107,7 +109,16 @@ fn whole(policy: &TrafficPolicy) -> Blocks<'_> {
     }
 }
 
-impl Blocks<'_> {
+impl<'a> Blocks<'a> {
+    /// The mesh's blocks where there is none, also without any DestinationRule.
+    pub(crate) fn or_default(self, mesh: &'a DefaultTrafficPolicy) -> Self {
+        Self {
+            connection_pool: self.connection_pool.or(mesh.connection_pool.as_ref()),
+            outlier: self.outlier.or(mesh.outlier_detection.as_ref()),
+            ..self
+        }
+    }
+
     /// What the blocks ask for that is not honoured yet: every connection to the
     /// cluster is refused rather than sent in another form.
     pub(crate) fn not_honoured(&self) -> Option<&'static str> {
@@ -245,12 +256,9 @@ fn compile_pool(settings: Option<&ConnectionPoolSettings>, mesh: &MeshSettings) 
             pool.has_explicit_tcp_idle_timeout = true;
         }
         pool.max_connection_duration = tcp.max_connection_duration.map(api::Duration::get);
-        pool.tcp_keepalive = tcp.tcp_keepalive.as_ref().map(|keepalive| TcpKeepalive {
-            probes: Some(keepalive.probes).filter(|probes| *probes > 0),
-            time: keepalive.time.map(api::Duration::get),
-            interval: keepalive.interval.map(api::Duration::get),
-        });
     }
+    let own = settings.and_then(|settings| settings.tcp.as_ref()?.tcp_keepalive.as_ref());
+    pool.tcp_keepalive = compile_keepalive(own, mesh);
     let http = settings.and_then(|settings| settings.http.as_ref());
     // HTTP pools take their own idle timeout, else that of TCP, else an hour.
     let http_idle = http.and_then(|http| http.idle_timeout.map(api::Duration::get));
@@ -273,6 +281,22 @@ fn compile_pool(settings: Option<&ConnectionPoolSettings>, mesh: &MeshSettings) 
         ))
     });
     pool
+}
+
+/// Each value of the mesh stands in where the rule has none.
+fn compile_keepalive(own: Option<&api::TcpKeepalive>, mesh: &MeshSettings) -> Option<TcpKeepalive> {
+    let all = mesh.tcp_keepalive;
+    if own.is_none() && all == MeshKeepalive::default() {
+        return None;
+    }
+    let probes = own.map(|own| own.probes).filter(|probes| *probes > 0);
+    let time = own.and_then(|own| own.time).map(api::Duration::get);
+    let interval = own.and_then(|own| own.interval).map(api::Duration::get);
+    Some(TcpKeepalive {
+        probes: probes.or(all.probes.map(u32::from)),
+        time: time.or(all.time),
+        interval: interval.or(all.interval),
+    })
 }
 
 fn compile_retry_budget(budget: &api::RetryBudget) -> RetryBudget {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::api::{Destination, HTTPRoute};
 use crate::snapshot::matchers::HttpMatch;
-use crate::snapshot::policy::{HeaderOps, RetryPolicy};
+use crate::snapshot::policy::HeaderOps;
 use crate::snapshot::routes::{
     ForwardAction, HttpRoute, RouteAction, VirtualHost, WeightedDestination,
 };
@@ -21,6 +21,7 @@ use super::forward::is_hashed;
 use super::header_ops::{compile_request_ops, compile_response_ops};
 use super::http_policy::compile_fault;
 use super::matcher::{applies_statically, compile_match, uri_kind};
+use super::mesh::MeshPolicies;
 use super::registry::Registry;
 use super::rule::{Place, Problems};
 use super::scope::ClientView;
@@ -35,8 +36,9 @@ pub(crate) struct Router<'a, 'r> {
     pub(crate) registry: &'r Registry,
     /// What was found wrong.
     pub(crate) problems: &'a mut Problems,
+    /// What acts where rules say nothing.
+    pub(crate) policies: &'a MeshPolicies,
     hosts: HashMap<HostKey, Option<Arc<VirtualHost>>>,
-    default_retry: Arc<RetryPolicy>,
 }
 
 /// All that a virtual host is made from.
@@ -75,14 +77,15 @@ impl<'a, 'r> Router<'a, 'r> {
     pub(crate) fn new(
         clusters: &'a mut ClusterTable<'r>,
         registry: &'r Registry,
+        policies: &'a MeshPolicies,
         problems: &'a mut Problems,
     ) -> Self {
         Self {
             clusters,
             registry,
             problems,
+            policies,
             hosts: HashMap::new(),
-            default_retry: Arc::new(RetryPolicy::default()),
         }
     }
 
@@ -135,11 +138,16 @@ impl<'a, 'r> Router<'a, 'r> {
         if let Some(found) = self.hosts.get(&key) {
             return found.clone();
         }
+        let owner = rules.object.meta.namespace.as_str();
+        if !self.registry.ledger.charge_bytes(owner, rules.cost_bytes) {
+            return None;
+        }
         let routes = self.compile_rules(client, rules, port);
         let compiled = (!routes.is_empty()).then(|| {
             Arc::new(VirtualHost {
                 name: Arc::from(format!("{host}:{port}")),
                 routes,
+                redirects_to_https: false,
                 provenance: Some(Place::new(&rules.object, "http").provenance()),
             })
         });
@@ -165,14 +173,7 @@ impl<'a, 'r> Router<'a, 'r> {
         if let Some(Some(found)) = self.hosts.get(&key) {
             return Arc::clone(found);
         }
-        let retry = if is_hashed(&cluster) {
-            Arc::new(RetryPolicy {
-                skip_previous_hosts: false,
-                ..RetryPolicy::default()
-            })
-        } else {
-            Arc::clone(&self.default_retry)
-        };
+        let retry = Arc::clone(self.policies.retry(is_hashed(&cluster)));
         let destination = WeightedDestination {
             weight: 1,
             cluster,
@@ -202,6 +203,7 @@ impl<'a, 'r> Router<'a, 'r> {
         let compiled = Arc::new(VirtualHost {
             name: Arc::from(format!("{host}:{port}")),
             routes: vec![route],
+            redirects_to_https: false,
             provenance: None,
         });
         self.hosts.insert(key, Some(Arc::clone(&compiled)));
@@ -210,13 +212,16 @@ impl<'a, 'r> Router<'a, 'r> {
 
     /// The cluster of a destination for a client that dialled `port`: without a port of its
     /// own a mesh client's HTTP destination has the dialled one, even where the service has
-    /// exactly one other port (Istio's behaviour).
+    /// exactly one other port (Istio's behaviour); a gateway's takes that one port.
     pub(super) fn resolve(
         &mut self,
         client: &ClientView,
         destination: &Destination,
         port: u16,
     ) -> ClusterRef {
+        if client.gateway.is_some() {
+            return self.resolve_l4(client, destination, port);
+        }
         let number = destination.port.map_or(port, |selector| {
             u16::try_from(selector.number).unwrap_or_default()
         });
@@ -224,7 +229,9 @@ impl<'a, 'r> Router<'a, 'r> {
             .resolve(client, &destination.host, number, &destination.subset)
     }
 
-    fn compile_rules(
+    /// The routes of a VirtualService that apply to the client on `port`, up to the first
+    /// that matches everything.
+    pub(crate) fn compile_rules(
         &mut self,
         client: &ClientView,
         rules: &MeshRules,

@@ -1,13 +1,13 @@
-//! Findings about destinations of VirtualServices that lead nowhere, as a client in the
-//! VirtualService's own namespace sees them.
+//! Findings about destinations of VirtualServices that lead nowhere.
 //!
 //! Source: Istio's analysers, pkg/config/analysis/msg/messages.yaml
 //! (`ReferencedResourceNotFound`, `VirtualServiceDestinationPortSelectorRequired`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::api::Destination;
+use crate::snapshot::GatewayView;
 
 use super::cluster::{ClusterProblem, ClusterTable};
 use super::registry::Registry;
@@ -15,16 +15,19 @@ use super::rule::{Place, Problems};
 use super::scope::ClientView;
 use super::virtual_service::{HttpRule, L4Rule, MeshRules, VirtualServices};
 
-/// Checks every destination and mirror.
+/// Checks every destination and mirror: for the mesh as the VirtualService's own namespace
+/// sees it, for gateways as that of the pods that serve them does.
 pub(crate) fn check(
     virtual_services: &VirtualServices,
+    gateways: &[Arc<GatewayView>],
     registry: &Registry,
     clusters: &ClusterTable<'_>,
     problems: &mut Problems,
 ) {
-    for rules in &virtual_services.all {
+    let mut check_as = |rules: &Arc<MeshRules>, namespace: &str, gateway: Option<Arc<str>>| {
         let client = ClientView {
-            namespace: Arc::from(rules.object.meta.namespace.as_str()),
+            namespace: Arc::from(namespace),
+            gateway,
             ..ClientView::default()
         };
         let mut checker = Checker {
@@ -40,6 +43,26 @@ pub(crate) fn check(
         }
         for rule in rules.tls.iter().chain(&rules.tcp) {
             checker.check_l4(rule);
+        }
+    };
+    for rules in &virtual_services.all {
+        check_as(rules, &rules.object.meta.namespace, None);
+    }
+    for rules in &virtual_services.at_gateways {
+        let serving = gateways.iter().filter_map(|view| {
+            let mut names = view.gateways.iter();
+            let name = names.find(|name| rules.gateways.contains(name))?;
+            Some((&view.namespace, name))
+        });
+        let serving: BTreeMap<_, _> = serving.collect();
+        for (namespace, name) in &serving {
+            check_as(rules, namespace, Some(Arc::clone(name)));
+        }
+        if let Some(name) = rules.gateways.first().filter(|_| serving.is_empty())
+            && !rules.is_for_mesh()
+        {
+            let namespace = &rules.object.meta.namespace;
+            check_as(rules, namespace, Some(Arc::clone(name)));
         }
     }
 }
@@ -165,7 +188,8 @@ impl Checker<'_> {
             );
             return;
         }
-        if governs_itself || self.rules.http.is_empty() {
+        // A gateway takes the only port that the service has.
+        if governs_itself || self.rules.http.is_empty() || self.client.gateway.is_some() {
             return;
         }
         let Some(service) = self.registry.find(&self.client, &destination.host) else {

@@ -8,11 +8,15 @@ use ipnet::IpNet;
 
 use crate::api::{
     HTTPMatchRequest, HTTPRoute, Object, ObjectKey, ObjectSet, RouteDestination, VirtualService,
+    re2,
 };
 use crate::settings::MeshSettings;
+use crate::snapshot::matchers::HttpMatch;
+use crate::snapshot::routes::{HttpRoute, WeightedDestination};
 
 use super::delegate::merge_rule;
 use super::host;
+use super::ledger::{Ledger, patterns_in, patterns_of};
 use super::matcher::depends_on_client;
 use super::rule::{Place, Problems};
 use super::virtual_service::{HttpRule, L4Match, L4Rule, MatchElement, MeshRules, destinations_of};
@@ -24,6 +28,8 @@ pub(crate) struct RuleReader<'a> {
     pub(crate) objects: &'a ObjectSet,
     /// Domain and default visibility.
     pub(crate) mesh: &'a MeshSettings,
+    /// Asked before rules multiply by delegation.
+    pub(crate) ledger: &'a Ledger,
 }
 
 impl RuleReader<'_> {
@@ -90,8 +96,12 @@ impl RuleReader<'_> {
                 .or_default()
                 .insert(u16::try_from(port).unwrap_or_default());
         }
+        let gateways = self.gateway_names(&spec.gateways, object);
+        let text = u64::from(object.source.len_bytes());
         MeshRules {
+            cost_bytes: text + http.iter().map(cost_bytes).sum::<u64>(),
             index,
+            gateways: gateways.into_iter().map(Arc::from).collect(),
             object: Arc::clone(object),
             hosts,
             export_to: self.export_to(object),
@@ -133,6 +143,17 @@ impl RuleReader<'_> {
             );
             return Vec::new();
         }
+        let leaves = object.spec.http.iter();
+        let elements: usize = leaves
+            .map(|leaf| root.matches.len().max(1) * leaf.matches.len().max(1))
+            .sum();
+        let is_affordable = self
+            .ledger
+            .charge_values::<MatchElement>(root_namespace, elements)
+            && self.ledger.charge_regexes(root_namespace, &object.spec);
+        if !is_affordable {
+            return Vec::new();
+        }
         let mut merged = Vec::new();
         for leaf in self.http_rules(object) {
             let is_nested = !leaf.has_action();
@@ -163,9 +184,12 @@ impl RuleReader<'_> {
             let matches = std::mem::take(&mut spec.matches)
                 .into_iter()
                 .enumerate()
-                .map(|(at, spec)| MatchElement {
-                    spec,
-                    place: place.entry("match", at),
+                .map(|(at, mut spec)| {
+                    spec.gateways = self.gateway_names(&spec.gateways, object);
+                    MatchElement {
+                        spec,
+                        place: place.entry("match", at),
+                    }
                 })
                 .collect();
             self.expand_destinations(&mut spec, object);
@@ -210,7 +234,7 @@ impl RuleReader<'_> {
                     HTTPMatchRequest {
                         port: element.port,
                         source_labels: element.source_labels.clone(),
-                        gateways: element.gateways.clone(),
+                        gateways: self.gateway_names(&element.gateways, object),
                         source_namespace: element.source_namespace.clone(),
                         ..HTTPMatchRequest::default()
                     },
@@ -247,7 +271,7 @@ impl RuleReader<'_> {
                     HTTPMatchRequest {
                         port: element.port,
                         source_labels: element.source_labels.clone(),
-                        gateways: element.gateways.clone(),
+                        gateways: self.gateway_names(&element.gateways, object),
                         source_namespace: element.source_namespace.clone(),
                         ..HTTPMatchRequest::default()
                     },
@@ -282,9 +306,27 @@ impl RuleReader<'_> {
         route
     }
 
+    fn gateway_names(&self, names: &[String], object: &Object<VirtualService>) -> Vec<String> {
+        let names = names.iter();
+        names
+            .map(|name| host::gateway_name(name, &object.meta.namespace))
+            .collect()
+    }
+
     fn full_name(&self, name: &str, object: &Object<VirtualService>) -> String {
         host::expand(name, &object.meta.namespace, &self.mesh.domain).to_ascii_lowercase()
     }
+}
+
+/// About what one rule takes in each virtual host, texts apart, bytes.
+fn cost_bytes(rule: &HttpRule) -> u64 {
+    let matches = rule.matches.len() * size_of::<HttpMatch>();
+    let destinations = rule.spec.route.len() * size_of::<WeightedDestination>();
+    let elements = rule.matches.iter();
+    let in_matches = elements.flat_map(|element| patterns_in(&element.spec));
+    let patterns = in_matches.chain(patterns_of(&rule.spec));
+    let regexes: u64 = patterns.map(re2::weight).sum();
+    (size_of::<HttpRoute>() + matches + destinations) as u64 + regexes
 }
 
 /// `None` when a subnet cannot be read: an element without it would match too much.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use crate::api::{ObjectKey, ObjectSet};
 use crate::finding::{Finding, Severity};
 use crate::settings::CompileSettings;
+use crate::snapshot::listeners::Protocol;
 
+use super::matcher::MESH;
 use super::registry::workload::node_of;
 use super::registry::{Labels, Service};
 use super::sidecar::{SidecarIndex, SidecarView};
@@ -27,6 +29,8 @@ pub(crate) struct ClientView {
     pub(crate) sidecar: Option<Arc<SidecarView>>,
     /// REGISTRY_ONLY, by the Sidecar or the mesh.
     pub(crate) is_registry_only: bool,
+    /// The Gateway that serves, as `namespace/name`; `None` for clients of the mesh.
+    pub(crate) gateway: Option<Arc<str>>,
 }
 
 impl ClientView {
@@ -56,15 +60,32 @@ impl ClientView {
     }
 
     /// Whether the Sidecar, if any, imports a VirtualService of `namespace` with
-    /// these hosts (expanded, lower case).
-    pub(crate) fn imports_virtual_service<'a, I>(&self, namespace: &str, hosts: I) -> bool
+    /// these hosts (expanded, lower case) on `port`, or with `None` on any.
+    pub(crate) fn imports_virtual_service<'a, I>(
+        &self,
+        namespace: &str,
+        hosts: I,
+        port: Option<u16>,
+    ) -> bool
     where
         I: IntoIterator<Item = &'a str>,
     {
         match &self.sidecar {
-            Some(sidecar) => sidecar.imports_virtual_service(&self.namespace, namespace, hosts),
+            Some(sidecar) => {
+                sidecar.imports_virtual_service(&self.namespace, namespace, hosts, port)
+            }
             None => true,
         }
+    }
+
+    /// What the Sidecar says that is spoken on `port`; `None` leaves it to each service.
+    pub(crate) fn protocol_of(&self, port: u16) -> Option<Protocol> {
+        self.sidecar.as_ref()?.protocol_of(port)
+    }
+
+    /// The name by which `gateways` of a VirtualService mean this client.
+    pub(crate) fn gateway_name(&self) -> &str {
+        self.gateway.as_deref().unwrap_or(MESH)
     }
 
     /// Whether all of `selector` are among the labels. Only for selectors of
@@ -145,7 +166,7 @@ fn sidecar_conflict(first: &SidecarView, later: &SidecarView, pod: &ObjectKey) -
 }
 
 /// Name and value of all labels that VirtualServices and DestinationRules ask clients for.
-fn labels_asked_for(objects: &ObjectSet) -> HashSet<(&str, &str)> {
+pub(crate) fn labels_asked_for(objects: &ObjectSet) -> HashSet<(&str, &str)> {
     let mut asked = HashSet::new();
     for object in objects.virtual_services.values() {
         let http = object.spec.http.iter().flat_map(|route| &route.matches);
@@ -171,6 +192,24 @@ fn pair<'a>((name, value): (&'a String, &'a String)) -> (&'a str, &'a str) {
     (name, value)
 }
 
+/// Those of `labels` that somebody asks for.
+pub(crate) fn relevant_labels(labels: &Labels, asked: &HashSet<(&str, &str)>) -> Labels {
+    labels
+        .iter()
+        .filter(|(name, value)| asked.contains(&(name.as_str(), value.as_str())))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// `namespace`, or `namespace{name=value,...}` where labels matter.
+pub(crate) fn key_of(namespace: &str, relevant: &Labels) -> String {
+    if relevant.is_empty() {
+        return namespace.to_owned();
+    }
+    let texts: Vec<String> = relevant.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    format!("{namespace}{{{}}}", texts.join(","))
+}
+
 fn client_of(
     settings: &CompileSettings,
     sidecars: &SidecarIndex,
@@ -178,17 +217,9 @@ fn client_of(
     labels: &Labels,
     asked: &HashSet<(&str, &str)>,
 ) -> ClientView {
-    let relevant: Labels = labels
-        .iter()
-        .filter(|(name, value)| asked.contains(&(name.as_str(), value.as_str())))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let relevant = relevant_labels(labels, asked);
     let sidecar = sidecars.find(namespace, labels).cloned();
-    let mut key = namespace.to_owned();
-    if !relevant.is_empty() {
-        let texts: Vec<String> = relevant.iter().map(|(n, v)| format!("{n}={v}")).collect();
-        key.push_str(&format!("{{{}}}", texts.join(",")));
-    }
+    let mut key = key_of(namespace, &relevant);
     if let Some(sidecar) = &sidecar {
         key.push_str(&format!(" by {}", sidecar.name));
     }
@@ -201,6 +232,7 @@ fn client_of(
             .and_then(|sidecar| sidecar.is_registry_only)
             .unwrap_or(settings.mesh.is_registry_only),
         sidecar,
+        gateway: None,
     }
 }
 

@@ -188,7 +188,7 @@ fn virtual_services_are_imported_by_overlap_and_excluded_by_cover() {
         (json!(["*/*", "~/x.com"]), &["*.com"], true), // not covered whole
     ] {
         let client = client_with(&json!([{ "hosts": hosts }]));
-        let found = client.imports_virtual_service("ns1", own.iter().copied());
+        let found = client.imports_virtual_service("ns1", own.iter().copied(), None);
         assert_eq!(found, expected, "{hosts} {own:?}");
     }
 }

@@ -107,18 +107,16 @@ impl Search<'_> {
         selector: Option<&Labels>,
         message: &str,
     ) {
-        let is_root = object.meta.namespace == self.settings.mesh.root_namespace;
         let policy: Arc<str> = Arc::from(object.reference().to_string());
-        let mut concerned = Vec::new();
-        for (key, pod) in &self.objects.pods {
-            let is_own = node_of(pod, &self.settings.node) == self.settings.node;
-            let in_scope = is_root || key.namespace == object.meta.namespace;
-            let is_selected = selector.is_none_or(|labels| is_subset(labels, &pod.meta.labels));
-            if is_own && in_scope && is_selected {
-                concerned.push(key.to_string());
-                let policy = Arc::clone(&policy);
-                self.unenforced.entry(key.clone()).or_insert(policy);
-            }
+        let concerned = concerned(
+            self.objects,
+            self.settings,
+            &object.meta.namespace,
+            selector,
+        );
+        for key in &concerned {
+            let policy = Arc::clone(&policy);
+            self.unenforced.entry((*key).clone()).or_insert(policy);
         }
         let message = format!("{message}; {}", named(&concerned));
         let finding = object.finding(Severity::Error, "not-enforced", field, message);
@@ -126,18 +124,31 @@ impl Search<'_> {
     }
 }
 
-fn named(pods: &[String]) -> String {
+/// Pods of this node that an object of `namespace` with this selector concerns; `None` selects
+/// all. An object of the root namespace concerns all namespaces.
+pub(super) fn concerned<'a>(
+    objects: &'a ObjectSet,
+    settings: &CompileSettings,
+    namespace: &str,
+    selector: Option<&Labels>,
+) -> Vec<&'a ObjectKey> {
+    let is_root = namespace == settings.mesh.root_namespace;
+    let pods = objects.pods.iter().filter(|(key, pod)| {
+        let is_own = node_of(pod, &settings.node) == settings.node;
+        let in_scope = is_root || key.namespace == namespace;
+        is_own && in_scope && selector.is_none_or(|labels| is_subset(labels, &pod.meta.labels))
+    });
+    pods.map(|(key, _)| key).collect()
+}
+
+/// `concerned: a, b and 3 more`.
+pub(super) fn named(pods: &[&ObjectKey]) -> String {
     if pods.is_empty() {
         return "no pod of this node is concerned".to_owned();
     }
-    let mut text = format!(
-        "concerned: {}",
-        pods.iter()
-            .take(NAMED_PODS_MAX)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
+    let names = pods.iter().take(NAMED_PODS_MAX);
+    let names: Vec<String> = names.map(ToString::to_string).collect();
+    let mut text = format!("concerned: {}", names.join(", "));
     if pods.len() > NAMED_PODS_MAX {
         text.push_str(&format!(" and {} more", pods.len() - NAMED_PODS_MAX));
     }

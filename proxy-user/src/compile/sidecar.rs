@@ -10,10 +10,11 @@ use crate::api::{self, Object, ObjectSet, OutboundTrafficPolicyMode, Sidecar, in
 use crate::finding::{Finding, Severity};
 use crate::settings::CompileSettings;
 use crate::snapshot::Provenance;
+use crate::snapshot::listeners::Protocol;
 
 use super::host;
 use super::provenance;
-use super::registry::{Labels, Service};
+use super::registry::{Labels, Service, protocol};
 use super::scope::is_subset;
 
 /// The egress side of one Sidecar.
@@ -31,8 +32,9 @@ pub(crate) struct SidecarView {
 /// One entry of `egress`.
 #[derive(Debug)]
 struct EgressListener {
-    /// Of a dedicated listener; `None` covers all ports that no other one names.
-    port: Option<u16>,
+    /// Of a dedicated listener, with its protocol; `None` covers all ports that no other
+    /// one names.
+    port: Option<(u16, Protocol)>,
     imports: Vec<HostPattern>,
     /// Removes what `imports` selected.
     exclusions: Vec<HostPattern>,
@@ -73,13 +75,17 @@ impl NamespacePattern {
 }
 
 impl EgressListener {
-    fn read(listener: &api::IstioEgressListener) -> Self {
-        let port = listener
-            .port
-            .as_ref()
-            .and_then(|port| u16::try_from(port.number).ok());
+    /// `None` for a unix socket: nothing that dials a service comes there.
+    fn read(listener: &api::IstioEgressListener) -> Option<Self> {
+        if listener.bind.starts_with("unix://") {
+            return None;
+        }
+        let port = listener.port.as_ref().and_then(|port| {
+            let number = u16::try_from(port.number).ok().filter(|port| *port != 0)?;
+            Some((number, protocol::of_declared_port(&port.protocol)))
+        });
         let mut read = Self {
-            port: port.filter(|port| *port != 0),
+            port,
             imports: Vec::new(),
             exclusions: Vec::new(),
         };
@@ -98,7 +104,7 @@ impl EgressListener {
                 }),
             }
         }
-        read
+        Some(read)
     }
 
     /// An absent `egress`: everything.
@@ -148,9 +154,9 @@ impl SidecarView {
             .spec
             .egress
             .iter()
-            .map(EgressListener::read)
+            .filter_map(EgressListener::read)
             .collect();
-        if listeners.is_empty() {
+        if object.spec.egress.is_empty() {
             listeners.push(EgressListener::everything());
         }
         let policy = object.spec.outbound_traffic_policy.as_ref();
@@ -189,31 +195,41 @@ impl SidecarView {
     }
 
     /// Whether a client in `client_namespace` imports a VirtualService of `namespace`
-    /// with these hosts on any port.
+    /// with these hosts on `port`, or with `None` on any port: each listener has its own.
     pub(crate) fn imports_virtual_service<'a, I>(
         &self,
         client_namespace: &str,
         namespace: &str,
         hosts: I,
+        port: Option<u16>,
     ) -> bool
     where
         I: IntoIterator<Item = &'a str>,
     {
         let hosts: Vec<&str> = hosts.into_iter().collect();
-        self.listeners
-            .iter()
-            .any(|listener| listener.imports_virtual_service(client_namespace, namespace, &hosts))
+        let imports = |listener: &EgressListener| {
+            listener.imports_virtual_service(client_namespace, namespace, &hosts)
+        };
+        match port {
+            Some(port) => self.listeners_of(port).any(imports),
+            None => self.listeners.iter().any(imports),
+        }
+    }
+
+    /// What the listener of `port` says that is spoken there; `None` without such a
+    /// listener: each service says so itself.
+    pub(crate) fn protocol_of(&self, port: u16) -> Option<Protocol> {
+        let mut dedicated = self.listeners.iter().filter_map(|listener| listener.port);
+        let (_, protocol) = dedicated.find(|(number, _)| *number == port)?;
+        Some(protocol)
     }
 
     fn listeners_of(&self, port: u16) -> impl Iterator<Item = &EgressListener> {
-        let is_dedicated = self
-            .listeners
-            .iter()
-            .any(|listener| listener.port == Some(port));
+        let is_dedicated = self.protocol_of(port).is_some();
         self.listeners
             .iter()
             .filter(move |listener| match listener.port {
-                Some(own) => own == port,
+                Some((own, _)) => own == port,
                 None => !is_dedicated,
             })
     }

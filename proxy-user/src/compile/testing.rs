@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use crate::api::{InSet, Object, ObjectMeta, ObjectSet, SourceMap};
 use crate::finding::Finding;
-use crate::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use crate::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 
 use super::cluster::ClusterTable;
 use super::destination_rule::RuleIndex;
+use super::mesh::MeshPolicies;
 use super::registry::Registry;
 use super::scope::ClientView;
 
@@ -25,6 +26,7 @@ pub(super) fn settings() -> CompileSettings {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     }
 }
 
@@ -77,7 +79,8 @@ pub(super) fn with_clusters<T>(
     let registry = Registry::build(set, settings, &mut findings);
     let rules = RuleIndex::build(set, settings, &mut findings);
     super::diagnostics::check_rules(set, settings, &registry, &mut findings);
-    let mut table = ClusterTable::new(&registry, &rules, settings);
+    let policies = MeshPolicies::read(&settings.mesh, &mut findings);
+    let mut table = ClusterTable::new(&registry, &rules, settings, &policies);
     check(&mut table, &registry, &findings)
 }
 

@@ -1,5 +1,5 @@
-//! VirtualServices of mesh clients, with hosts expanded and delegates in place, and
-//! which one applies to a host. Start at [`VirtualServices::select`].
+//! VirtualServices with hosts expanded and delegates in place, and which one applies to a
+//! host of the mesh. Start at [`VirtualServices::select`].
 //!
 //! Source: Istio pilot/pkg/model/push_context.go and virtualservice.go.
 
@@ -10,22 +10,25 @@ use ipnet::IpNet;
 
 use crate::api::{
     Destination, HTTPMatchRequest, HTTPRoute, Object, ObjectSet, RouteDestination, VirtualService,
-    in_creation_order,
+    by_creation, in_creation_order,
 };
 use crate::settings::MeshSettings;
 
 use super::host;
+use super::ledger::Ledger;
 use super::matcher::MESH;
 use super::rule::{Place, Problems};
 use super::rule_reader::RuleReader;
 use super::scope::ClientView;
 use super::visibility::ExportTo;
 
-/// All VirtualServices that act for mesh clients, in creation order, and their hosts.
+/// All VirtualServices: of those that act for mesh clients also by host.
 #[derive(Debug, Default)]
 pub(crate) struct VirtualServices {
-    /// In creation order; [`MeshRules::index`] is the place here.
+    /// Those for mesh clients in creation order; [`MeshRules::index`] is the place here.
     pub(crate) all: Vec<Arc<MeshRules>>,
+    /// Those that name a gateway, in creation order; some of them are for the mesh too.
+    pub(crate) at_gateways: Vec<Arc<MeshRules>>,
     exact: HashMap<Arc<str>, Vec<usize>>,
     wildcards: HashMap<Arc<str>, Vec<usize>>,
     /// Wildcards whose star stands before something other than a dot, which the lookup by
@@ -33,11 +36,14 @@ pub(crate) struct VirtualServices {
     partial: Vec<Arc<str>>,
 }
 
-/// One VirtualService as mesh clients see it.
+/// One VirtualService as clients see it.
 #[derive(Debug)]
 pub(crate) struct MeshRules {
-    /// Place in [`VirtualServices::all`].
+    /// Identity: the place in [`VirtualServices::all`]; those that are for gateways alone are
+    /// numbered behind them.
     pub(crate) index: usize,
+    /// `mesh` and Gateways as `namespace/name`, as far as they are written.
+    pub(crate) gateways: Vec<Arc<str>>,
     /// The object.
     pub(crate) object: Arc<Object<VirtualService>>,
     /// Expanded, lower case, in the order written.
@@ -50,6 +56,8 @@ pub(crate) struct MeshRules {
     pub(crate) tls: Vec<L4Rule>,
     /// In order.
     pub(crate) tcp: Vec<L4Rule>,
+    /// About what one virtual host of `http` takes, bytes.
+    pub(crate) cost_bytes: u64,
     /// Labels or namespace of the client decide about some rule.
     pub(crate) depends_on_client: bool,
     /// Hosts of all destinations and mirrors with their ports; 0 is a destination without
@@ -104,7 +112,11 @@ impl L4Match {
     pub(crate) fn applies_statically(&self, client: &ClientView, port: u16) -> bool {
         let statics = &self.statics;
         (statics.port == 0 || statics.port == u32::from(port))
-            && (statics.gateways.is_empty() || statics.gateways.iter().any(|name| name == MESH))
+            && (statics.gateways.is_empty()
+                || statics
+                    .gateways
+                    .iter()
+                    .any(|name| name == client.gateway_name()))
             && client.has_labels(&statics.source_labels)
             && (statics.source_namespace.is_empty()
                 || *statics.source_namespace == *client.namespace)
@@ -117,30 +129,67 @@ impl L4Match {
 }
 
 impl MeshRules {
-    /// In which of Istio's buckets it stands for `client`, lowest first; `None` is invisible.
-    pub(crate) fn bucket(&self, client: &ClientView) -> Option<u8> {
+    /// Clients of the mesh use it.
+    pub(crate) fn is_for_mesh(&self) -> bool {
+        self.gateways.is_empty() || self.gateways.iter().any(|name| &**name == MESH)
+    }
+
+    fn names_a_gateway(&self) -> bool {
+        self.gateways.iter().any(|name| &**name != MESH)
+    }
+
+    /// In which of Istio's buckets it stands for `client` on `port` (with `None` on any port),
+    /// lowest first; `None` is invisible.
+    pub(crate) fn bucket(&self, client: &ClientView, port: Option<u16>) -> Option<u8> {
         let own = self.object.meta.namespace.as_str();
         let bucket = self.export_to.bucket(own, &client.namespace)?;
         let hosts = self.hosts.iter().map(|host| &**host);
-        client.imports_virtual_service(own, hosts).then_some(bucket)
+        client
+            .imports_virtual_service(own, hosts, port)
+            .then_some(bucket)
     }
 }
 
 impl VirtualServices {
     /// Reads all VirtualServices; what is wrong with hosts, delegates and subnets is reported.
-    pub(crate) fn new(objects: &ObjectSet, mesh: &MeshSettings, problems: &mut Problems) -> Self {
-        let reader = RuleReader { objects, mesh };
+    pub(crate) fn new(
+        objects: &ObjectSet,
+        mesh: &MeshSettings,
+        ledger: &Ledger,
+        problems: &mut Problems,
+    ) -> Self {
+        let reader = RuleReader {
+            objects,
+            mesh,
+            ledger,
+        };
         let mut services = Self::default();
-        for object in in_creation_order(&objects.virtual_services) {
-            let is_delegate = object.spec.hosts.is_empty();
-            let is_for_mesh = object.spec.gateways.is_empty()
-                || object.spec.gateways.iter().any(|gateway| gateway == MESH);
-            if is_delegate || !is_for_mesh {
+        let ordered = in_creation_order(&objects.virtual_services).into_iter();
+        // Without hosts it is a delegate, which does nothing by itself.
+        let ordered = ordered.filter(|object| !object.spec.hosts.is_empty());
+        let is_for_mesh = |object: &&Arc<Object<VirtualService>>| {
+            let gateways = &object.spec.gateways;
+            gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH)
+        };
+        let (for_mesh, others): (Vec<_>, Vec<_>) = ordered.partition(is_for_mesh);
+        for object in for_mesh {
+            if !ledger.charge_regexes(&object.meta.namespace, &object.spec) {
                 continue;
             }
             let rules = reader.read(object, services.all.len(), problems);
             services.insert(rules, problems);
         }
+        let both = services.all.iter().filter(|rules| rules.names_a_gateway());
+        let mut at_gateways: Vec<Arc<MeshRules>> = both.cloned().collect();
+        for (at, object) in others.into_iter().enumerate() {
+            if !ledger.charge_regexes(&object.meta.namespace, &object.spec) {
+                continue;
+            }
+            let rules = reader.read(object, services.all.len() + at, problems);
+            at_gateways.push(Arc::new(rules));
+        }
+        at_gateways.sort_by(|a, b| by_creation(&a.object, &b.object));
+        services.at_gateways = at_gateways;
         services
     }
 
@@ -175,11 +224,17 @@ impl VirtualServices {
         self.all.push(Arc::new(rules));
     }
 
-    /// The VirtualService that applies to `name` for `client`: that of the most specific
-    /// host; of several with one host the first by bucket, then by age. Never merged.
-    pub(crate) fn select(&self, client: &ClientView, name: &str) -> Option<&Arc<MeshRules>> {
+    /// The VirtualService that applies to `name` for `client` on `port`: that of the most
+    /// specific host; of several with one host the first by bucket, then by age. Never merged.
+    /// `port` matters to clients whose Sidecar has a listener for it; `None` is any port.
+    pub(crate) fn select(
+        &self,
+        client: &ClientView,
+        name: &str,
+        port: Option<u16>,
+    ) -> Option<&Arc<MeshRules>> {
         if !host::is_wildcarded(name)
-            && let Some(found) = self.first_visible(client, self.exact.get(name))
+            && let Some(found) = self.first_visible(client, port, self.exact.get(name))
         {
             return Some(found);
         }
@@ -195,17 +250,23 @@ impl VirtualServices {
         covering.sort_by(|a, b| host::by_specificity(a, b));
         covering
             .iter()
-            .find_map(|star| self.first_visible(client, self.wildcards.get(star.as_str())))
+            .find_map(|star| self.first_visible(client, port, self.wildcards.get(star.as_str())))
     }
 
-    /// Of the VirtualServices that have the very host `name`, the one that has it for `client`.
-    pub(crate) fn owner_of(&self, client: &ClientView, name: &str) -> Option<&Arc<MeshRules>> {
+    /// Of the VirtualServices that have the very host `name`, the one that has it for `client`
+    /// on `port` (see [`Self::select`]).
+    pub(crate) fn owner_of(
+        &self,
+        client: &ClientView,
+        name: &str,
+        port: Option<u16>,
+    ) -> Option<&Arc<MeshRules>> {
         let map = if host::is_wildcarded(name) {
             &self.wildcards
         } else {
             &self.exact
         };
-        self.first_visible(client, map.get(name))
+        self.first_visible(client, port, map.get(name))
     }
 
     /// Wildcard hosts that cover `name` and that some VirtualService has.
@@ -227,12 +288,13 @@ impl VirtualServices {
     fn first_visible(
         &self,
         client: &ClientView,
+        port: Option<u16>,
         indices: Option<&Vec<usize>>,
     ) -> Option<&Arc<MeshRules>> {
         indices?
             .iter()
             .filter_map(|&index| self.all.get(index))
-            .filter_map(|rules| Some((rules.bucket(client)?, rules)))
+            .filter_map(|rules| Some((rules.bucket(client, port)?, rules)))
             .min_by_key(|(bucket, rules)| (*bucket, rules.index))
             .map(|(_, rules)| rules)
     }

@@ -4,7 +4,8 @@
 //! reaches the workers before the kernel's maps; a pod is named in the maps before its worker
 //! accepts. Start at [`Control::run`].
 
-mod budget;
+mod access_log;
+mod crowded;
 mod flows;
 mod live;
 mod pods;
@@ -19,20 +20,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::Node;
-use crate::compile::compile;
-use crate::finding::{Finding, ObjectRef, Severity};
+use crate::api::ObjectSet;
+use crate::compile::{WithinBudget, compile_within_budget};
+use crate::finding::{Finding, Severity};
 use crate::kernel::KernelMaps;
 use crate::node::listener::HandedListener;
 use crate::node::{HostGuard, NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
-use crate::settings::{AccessLogEncoding, MeshSettings, Settings};
+use crate::settings::Settings;
 use crate::snapshot::{Capture, Publisher, Snapshot};
 use crate::source::mesh::mesh_config;
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 use crate::telemetry::node_metrics::MapFill;
 
-use budget::Budgets;
+pub(crate) use access_log::{AccessLogState, AccessLogTarget};
+use crowded::CrowdedPods;
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
 use pods::PodTable;
@@ -59,44 +62,16 @@ pub(crate) struct Parts {
     /// What admin sees.
     pub(crate) live: Arc<LiveNode>,
     /// Where access log lines go since the start.
-    pub(crate) access_log: AccessLogTarget,
+    pub(crate) access_log: AccessLogState,
     /// What no rule may lead a host-network pod to.
     pub(crate) host: Arc<HostGuard>,
     /// Listeners of the daemon before this one.
     pub(crate) handed: Vec<HandedListener>,
 }
 
-/// What the mesh says about the access log; it is opened once, at the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AccessLogTarget {
-    /// `accessLogFile`; empty is off.
-    pub(crate) file: String,
-    /// `accessLogEncoding`.
-    pub(crate) encoding: AccessLogEncoding,
-}
-
-impl AccessLogTarget {
-    /// Of these settings.
-    pub(crate) fn of(mesh: &MeshSettings) -> Self {
-        Self {
-            file: mesh.access_log_file.clone(),
-            encoding: mesh.access_log_encoding,
-        }
-    }
-}
-
-fn access_log_finding(current: &AccessLogTarget, root_namespace: &str) -> Finding {
-    let now = match current.file.as_str() {
-        "" => "off",
-        file => file,
-    };
-    let message = format!(
-        "accessLogFile or accessLogEncoding has changed; the access log stays as it is ({now}) \
-         until the daemon starts anew"
-    );
-    Finding::new(Severity::Warning, "access-log-restart", message)
-        .with_object(ObjectRef::new("ConfigMap", root_namespace, "istio"))
-        .with_field("data.mesh")
+/// A setting that is given and does nothing.
+fn setting_finding((key, effect): (String, &'static str)) -> Finding {
+    Finding::new(Severity::Warning, "setting-not-honoured", effect).with_field(key)
 }
 
 /// The control loop's state.
@@ -107,9 +82,11 @@ pub(crate) struct Control {
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
     /// Pods that have used up most of their captured connections.
-    budget_findings: Vec<Finding>,
-    budgets: Budgets,
+    crowded_findings: Vec<Finding>,
+    crowded: CrowdedPods,
     snapshot: Arc<Snapshot>,
+    /// What the snapshot was compiled from.
+    in_force: ObjectSet,
     /// Waits for what the workers answer; at most one at a time.
     asking: Option<JoinHandle<()>>,
 }
@@ -122,9 +99,10 @@ impl Control {
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
-            budget_findings: Vec::new(),
-            budgets: Budgets::default(),
+            crowded_findings: Vec::new(),
+            crowded: CrowdedPods::default(),
             snapshot: Arc::new(Snapshot::default()),
+            in_force: ObjectSet::default(),
             asking: None,
             parts,
         }
@@ -196,10 +174,13 @@ impl Control {
         let root_namespace = self.parts.settings.mesh(None).root_namespace;
         let mesh = mesh_config(&loaded.objects, &root_namespace, &mut mesh_findings);
         let settings = self.parts.settings.compile_settings(mesh.as_ref());
-        if AccessLogTarget::of(&settings.mesh) != self.parts.access_log {
-            mesh_findings.push(access_log_finding(&self.parts.access_log, &root_namespace));
-        }
-        let compiled = compile(&loaded.objects, &settings);
+        let access_log = &self.parts.access_log;
+        mesh_findings.extend(access_log.find_difference(&settings.mesh, &root_namespace));
+        let unused = self.parts.settings.not_honoured();
+        mesh_findings.extend(unused.into_iter().map(setting_finding));
+        let WithinBudget { compiled, objects } =
+            compile_within_budget(&loaded.objects, &self.in_force, &settings);
+        self.in_force = objects;
         let compile_time = started.elapsed();
         self.snapshot = self.parts.publisher.publish(compiled.snapshot);
         let report = self.parts.kernel.sync(&self.snapshot.kernel);
@@ -261,7 +242,7 @@ impl Control {
         let mut all = self.source_findings.clone();
         all.extend_from_slice(&self.compile_findings);
         all.extend_from_slice(&self.kernel_findings);
-        all.extend_from_slice(&self.budget_findings);
+        all.extend_from_slice(&self.crowded_findings);
         all.sort();
         all.dedup();
         all
@@ -331,10 +312,10 @@ impl Control {
             })
             .collect();
         self.parts.metrics.set_captured_connections(&connections);
-        let mut crowded = self.budgets.findings(&self.snapshot, &states);
+        let mut crowded = self.crowded.findings(&self.snapshot, &states);
         crowded.sort();
-        if crowded != self.budget_findings {
-            self.budget_findings = crowded;
+        if crowded != self.crowded_findings {
+            self.crowded_findings = crowded;
             self.report_findings();
         }
     }

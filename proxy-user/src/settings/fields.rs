@@ -166,14 +166,21 @@ impl Fields {
         key: &'static str,
         max: u16,
     ) -> Result<Option<u16>, SettingsError> {
+        let number = self.whole(key, max.into())?;
+        // No larger than `max`, so it fits.
+        Ok(number.and_then(|number| u16::try_from(number).ok()))
+    }
+
+    /// A whole number in `1..=max`.
+    pub(super) fn whole(
+        &mut self,
+        key: &'static str,
+        max: u64,
+    ) -> Result<Option<u64>, SettingsError> {
         let Some(value) = self.take(key) else {
             return Ok(None);
         };
-        let number = value
-            .as_u64()
-            .and_then(|number| u16::try_from(number).ok())
-            .filter(|number| (1..=max).contains(number));
-        match number {
+        match value.as_u64().filter(|number| (1..=max).contains(number)) {
             Some(number) => Ok(Some(number)),
             None => Err(self.wrong(key, format!("expected a number from 1 to {max}"))),
         }
@@ -208,11 +215,20 @@ impl Fields {
         }
     }
 
-    /// Takes those of `keys` that are present and hands back their paths.
-    pub(super) fn take_present(&mut self, keys: &[&'static str]) -> Vec<String> {
+    /// Any value, for somebody who knows its shape.
+    pub(super) fn value(&mut self, key: &'static str) -> Option<Value> {
+        self.take(key)
+    }
+
+    /// Takes those of `keys` that are present and hands back the paths of those that have
+    /// another value than the harmless ones beside them (JSON texts).
+    pub(super) fn take_present(&mut self, keys: &[(&'static str, &[&str])]) -> Vec<String> {
         let mut present = Vec::new();
-        for key in keys {
-            if self.take(key).is_some() {
+        for (key, harmless) in keys {
+            let Some(value) = self.take(key) else {
+                continue;
+            };
+            if !harmless.contains(&value.to_string().as_str()) {
                 present.push(format!("{}{key}", self.prefix));
             }
         }

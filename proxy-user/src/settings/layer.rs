@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::budget::NamespaceBudget;
 use super::fields::{Fields, SettingsError};
-use super::mesh::MeshConfig;
+use super::mesh_config::MeshConfig;
 use super::{AdminAddress, CaptureMode, ConfigSource, OnProxyDown, WORKERS_MAX, parse_labels};
 
 /// Settings of one source; `None` leaves the decision to the next one. Fields are
@@ -28,6 +29,7 @@ pub struct Layer {
     pub is_strict: Option<bool>,
     pub capture_host_network: Option<bool>,
     pub accept_unenforced_policies: Option<bool>,
+    pub namespace_budget: Option<NamespaceBudget>,
     pub workers: Option<u16>,
     pub log: Option<String>,
     pub mesh: MeshConfig,
@@ -63,6 +65,10 @@ impl Layer {
             is_strict: fields.boolean("strict")?,
             capture_host_network: fields.boolean("captureHostNetwork")?,
             accept_unenforced_policies: fields.boolean("acceptUnenforcedPolicies")?,
+            namespace_budget: fields
+                .nested("namespaceBudget")?
+                .map(NamespaceBudget::from_settings)
+                .transpose()?,
             workers: fields.count("workers", WORKERS_MAX)?,
             log: fields.text("log")?,
             mesh,
@@ -94,6 +100,7 @@ impl Layer {
             accept_unenforced_policies: self
                 .accept_unenforced_policies
                 .or(below.accept_unenforced_policies),
+            namespace_budget: self.namespace_budget.or(below.namespace_budget),
             workers: self.workers.or(below.workers),
             log: self.log.or(below.log),
             mesh: self.mesh.over(below.mesh),

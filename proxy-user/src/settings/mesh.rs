@@ -1,17 +1,14 @@
-//! The mesh's settings under the names of Istio's MeshConfig.
+//! The mesh's settings under the names of Istio's MeshConfig, defaults filled in.
 //!
-//! They come from `mesh:` of the settings file, or from the key `mesh` of the
-//! ConfigMap `istio` in the root namespace. Source: Istio, mesh/v1alpha1/config.proto
-//! and pkg/config/mesh/mesh.go (defaults).
+//! Source: Istio, mesh/v1alpha1/config.proto and pkg/config/mesh/mesh.go (defaults).
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::duration;
-use super::fields::{Fields, SettingsError};
 
 /// The fields of Istio's MeshConfig that Mizzen honours, defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +37,40 @@ pub struct MeshSettings {
     pub default_destination_rule_export_to: Vec<String>,
     /// `h2UpgradePolicy: UPGRADE`.
     pub h2_upgrade: bool,
+    /// `tcpKeepalive`.
+    pub tcp_keepalive: MeshKeepalive,
+    /// `defaultHttpRetryPolicy` as it is written: a VirtualService's `retries`.
+    pub default_http_retry_policy: Option<Value>,
+    /// `defaultTrafficPolicy` as it is written: `connectionPool` and `outlierDetection` of a
+    /// DestinationRule.
+    pub default_traffic_policy: Option<Value>,
+}
+
+/// Keep-alive of upstream sockets; `None` leaves a value to the system, all of them switch
+/// it off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MeshKeepalive {
+    /// Probes without an answer before the connection counts as dead.
+    pub probes: Option<u16>,
+    /// Silence before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+impl MeshKeepalive {
+    fn document(&self) -> Value {
+        let mut document = Map::new();
+        if let Some(probes) = self.probes {
+            document.insert("probes".to_owned(), json!(probes));
+        }
+        for (name, time) in [("time", self.time), ("interval", self.interval)] {
+            if let Some(time) = time {
+                document.insert(name.to_owned(), json!(duration::text(time)));
+            }
+        }
+        Value::Object(document)
+    }
 }
 
 impl Default for MeshSettings {
@@ -58,6 +89,9 @@ impl Default for MeshSettings {
             default_virtual_service_export_to: everybody(),
             default_destination_rule_export_to: everybody(),
             h2_upgrade: false,
+            tcp_keepalive: MeshKeepalive::default(),
+            default_http_retry_policy: None,
+            default_traffic_policy: None,
         }
     }
 }
@@ -66,7 +100,7 @@ impl MeshSettings {
     /// The same under MeshConfig's names.
     #[must_use]
     pub fn document(&self) -> Value {
-        json!({
+        let mut document = json!({
             "outboundTrafficPolicy": {
                 "mode": if self.is_registry_only { REGISTRY_ONLY } else { ALLOW_ANY },
             },
@@ -82,7 +116,19 @@ impl MeshSettings {
             "defaultVirtualServiceExportTo": self.default_virtual_service_export_to,
             "defaultDestinationRuleExportTo": self.default_destination_rule_export_to,
             "h2UpgradePolicy": if self.h2_upgrade { UPGRADE } else { DO_NOT_UPGRADE },
-        })
+        });
+        if self.tcp_keepalive != MeshKeepalive::default() {
+            document["tcpKeepalive"] = self.tcp_keepalive.document();
+        }
+        for (name, policy) in [
+            ("defaultHttpRetryPolicy", &self.default_http_retry_policy),
+            ("defaultTrafficPolicy", &self.default_traffic_policy),
+        ] {
+            if let Some(policy) = policy {
+                document[name] = policy.clone();
+            }
+        }
+        document
     }
 }
 
@@ -115,246 +161,8 @@ impl FromStr for AccessLogEncoding {
     }
 }
 
-const ALLOW_ANY: &str = "ALLOW_ANY";
-const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
-const UPGRADE: &str = "UPGRADE";
-const DO_NOT_UPGRADE: &str = "DO_NOT_UPGRADE";
-
-/// Fields of MeshConfig that exist and that Mizzen does not act on. Source: Istio,
-/// mesh/v1alpha1/config.proto.
-const NOT_HONOURED: [&str; 43] = [
-    "accessLogFormat",
-    "caCertificates",
-    "certificates",
-    "configSources",
-    "defaultConfig",
-    "defaultHttpRetryPolicy",
-    "defaultInboundHttpRetryPolicy",
-    "defaultProviders",
-    "defaultTrafficPolicy",
-    "disableEnvoyListenerLog",
-    "discoverySelectors",
-    "dnsRefreshRate",
-    "enableAutoMtls",
-    "enableEnvoyAccessLogService",
-    "enablePrometheusMerge",
-    "enableTracing",
-    "extensionProviders",
-    "hboneIdleTimeout",
-    "inboundClusterStatName",
-    "inboundTrafficPolicy",
-    "ingressClass",
-    "ingressControllerMode",
-    "ingressSelector",
-    "ingressService",
-    "localityLbSetting",
-    "meshMTLS",
-    "mixerCheckServer",
-    "mixerReportServer",
-    "networkPolicies",
-    "outboundClusterStatName",
-    "pathNormalization",
-    "policyCheckFailOpen",
-    "proxyHttpPort",
-    "proxyInboundListenPort",
-    "proxyListenPort",
-    "reportBatchMaxEntries",
-    "reportBatchMaxTime",
-    "serviceScopeConfigs",
-    "serviceSettings",
-    "tcpKeepalive",
-    "tlsDefaults",
-    "trustDomainAliases",
-    "verifyCertificateAtClient",
-];
-
-/// What one document says of MeshConfig; `None` leaves the field to the next one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is documented in MeshSettings")]
-pub struct MeshConfig {
-    pub is_registry_only: Option<bool>,
-    pub connect_timeout: Option<Duration>,
-    pub protocol_detection_timeout: Option<Duration>,
-    pub root_namespace: Option<String>,
-    pub trust_domain: Option<String>,
-    pub domain: Option<String>,
-    pub access_log_file: Option<String>,
-    pub access_log_encoding: Option<AccessLogEncoding>,
-    pub default_service_export_to: Option<Vec<String>>,
-    pub default_virtual_service_export_to: Option<Vec<String>>,
-    pub default_destination_rule_export_to: Option<Vec<String>>,
-    pub h2_upgrade: Option<bool>,
-    /// Paths of fields that were written but are not acted on, for a warning each.
-    pub ignored: Vec<String>,
-}
-
-impl MeshConfig {
-    /// Reads a MeshConfig document, such as the key `mesh` of the ConfigMap `istio`.
-    /// `name`: what errors call it. Fields that Mizzen does not know, or does not
-    /// honour, end up in [`Self::ignored`]: the document is also Istio's, so a newer
-    /// field there is no reason to refuse the rest.
-    ///
-    /// # Errors
-    /// Text that is no mapping, or a value that cannot be.
-    pub fn parse(name: &str, text: &str) -> Result<Self, SettingsError> {
-        let mut fields = Fields::parse(name, text)?;
-        let mut config = Self::from_fields(&mut fields)?;
-        config.ignored.extend(fields.take_rest());
-        Ok(config)
-    }
-
-    /// Reads `mesh:` of the settings file, where an unknown key is an error.
-    pub(super) fn from_settings(mut fields: Fields) -> Result<Self, SettingsError> {
-        let config = Self::from_fields(&mut fields)?;
-        fields.finish()?;
-        Ok(config)
-    }
-
-    fn from_fields(fields: &mut Fields) -> Result<Self, SettingsError> {
-        let is_registry_only = match fields.nested("outboundTrafficPolicy")? {
-            Some(mut policy) => {
-                let mode = policy.parsed_by("mode", one_of(REGISTRY_ONLY, ALLOW_ANY))?;
-                policy.finish()?;
-                mode
-            }
-            None => None,
-        };
-        Ok(Self {
-            is_registry_only,
-            connect_timeout: fields.duration("connectTimeout")?,
-            protocol_detection_timeout: fields.duration("protocolDetectionTimeout")?,
-            root_namespace: fields.text("rootNamespace")?,
-            trust_domain: fields.text("trustDomain")?,
-            domain: fields.text("domain")?,
-            access_log_file: fields.text("accessLogFile")?,
-            access_log_encoding: fields.parsed("accessLogEncoding")?,
-            default_service_export_to: fields.texts("defaultServiceExportTo")?,
-            default_virtual_service_export_to: fields.texts("defaultVirtualServiceExportTo")?,
-            default_destination_rule_export_to: fields.texts("defaultDestinationRuleExportTo")?,
-            h2_upgrade: fields.parsed_by("h2UpgradePolicy", one_of(UPGRADE, DO_NOT_UPGRADE))?,
-            ignored: fields.take_present(&NOT_HONOURED),
-        })
-    }
-
-    /// What this document says, and `below` where it says nothing.
-    #[must_use]
-    pub fn over(self, below: Self) -> Self {
-        let mut ignored = self.ignored;
-        ignored.extend(below.ignored);
-        Self {
-            is_registry_only: self.is_registry_only.or(below.is_registry_only),
-            connect_timeout: self.connect_timeout.or(below.connect_timeout),
-            protocol_detection_timeout: self
-                .protocol_detection_timeout
-                .or(below.protocol_detection_timeout),
-            root_namespace: self.root_namespace.or(below.root_namespace),
-            trust_domain: self.trust_domain.or(below.trust_domain),
-            domain: self.domain.or(below.domain),
-            access_log_file: self.access_log_file.or(below.access_log_file),
-            access_log_encoding: self.access_log_encoding.or(below.access_log_encoding),
-            default_service_export_to: self
-                .default_service_export_to
-                .or(below.default_service_export_to),
-            default_virtual_service_export_to: self
-                .default_virtual_service_export_to
-                .or(below.default_virtual_service_export_to),
-            default_destination_rule_export_to: self
-                .default_destination_rule_export_to
-                .or(below.default_destination_rule_export_to),
-            h2_upgrade: self.h2_upgrade.or(below.h2_upgrade),
-            ignored,
-        }
-    }
-
-    /// The same with Istio's defaults filled in.
-    #[must_use]
-    pub fn settings(&self) -> MeshSettings {
-        let default = MeshSettings::default();
-        let list = |list: &Option<Vec<String>>| match list {
-            Some(list) if !list.is_empty() => list.clone(),
-            Some(_) | None => vec!["*".to_owned()],
-        };
-        let text = |text: &Option<String>, default: String| match text {
-            Some(text) if !text.is_empty() => text.clone(),
-            Some(_) | None => default,
-        };
-        MeshSettings {
-            is_registry_only: self.is_registry_only.unwrap_or(default.is_registry_only),
-            connect_timeout: self.connect_timeout.unwrap_or(default.connect_timeout),
-            protocol_detection_timeout: self
-                .protocol_detection_timeout
-                .filter(|timeout| !timeout.is_zero()),
-            root_namespace: text(&self.root_namespace, default.root_namespace),
-            trust_domain: text(&self.trust_domain, default.trust_domain),
-            domain: text(&self.domain, default.domain),
-            access_log_file: self.access_log_file.clone().unwrap_or_default(),
-            access_log_encoding: self.access_log_encoding.unwrap_or_default(),
-            default_service_export_to: list(&self.default_service_export_to),
-            default_virtual_service_export_to: list(&self.default_virtual_service_export_to),
-            default_destination_rule_export_to: list(&self.default_destination_rule_export_to),
-            h2_upgrade: self.h2_upgrade.unwrap_or(default.h2_upgrade),
-        }
-    }
-}
-
-/// Reads an enum of two values; true is the first.
-fn one_of(yes: &'static str, no: &'static str) -> impl Fn(&str) -> Result<bool, String> {
-    move |text| match text {
-        text if text == yes => Ok(true),
-        text if text == no => Ok(false),
-        _ => Err(format!("expected {no} or {yes}, found {text:?}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_istio_config_map_is_read_and_says_what_it_ignores() {
-        let text = "accessLogFile: /dev/stdout\n\
-                    defaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n\
-                    enablePrometheusMerge: true\n\
-                    outboundTrafficPolicy:\n  mode: REGISTRY_ONLY\n\
-                    rootNamespace: istio-system\ntrustDomain: example.org\n\
-                    somethingNewer: 1\n";
-        let config = MeshConfig::parse("ConfigMap/istio-system/istio", text).expect("Istio's own");
-        let settings = config.settings();
-        assert!(settings.is_registry_only);
-        assert_eq!(settings.access_log_file, "/dev/stdout");
-        assert_eq!(settings.trust_domain, "example.org");
-        assert_eq!(settings.connect_timeout, Duration::from_secs(10));
-        assert_eq!(
-            config.ignored,
-            ["defaultConfig", "enablePrometheusMerge", "somethingNewer"]
-        );
-    }
-
-    #[test]
-    fn zero_and_unset_detection_timeouts_both_mean_our_own() {
-        for (text, expected) in [
-            ("{}", None),
-            ("protocolDetectionTimeout: 0s", None),
-            (
-                "protocolDetectionTimeout: 100ms",
-                Some(Duration::from_millis(100)),
-            ),
-        ] {
-            let config = MeshConfig::parse("mesh", text).expect(text);
-            assert_eq!(
-                config.settings().protocol_detection_timeout,
-                expected,
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_settings_file_beats_the_config_map() {
-        let file = MeshConfig::parse("file", "connectTimeout: 1s").expect("one field");
-        let map = MeshConfig::parse("map", "connectTimeout: 2s\nh2UpgradePolicy: UPGRADE");
-        let merged = file.over(map.expect("two fields")).settings();
-        assert_eq!(merged.connect_timeout, Duration::from_secs(1));
-        assert!(merged.h2_upgrade);
-    }
-}
+pub(super) const ALLOW_ANY: &str = "ALLOW_ANY";
+pub(super) const ALLOW_ANY_DYNAMIC_DNS: &str = "ALLOW_ANY_DYNAMIC_DNS";
+pub(super) const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
+pub(super) const UPGRADE: &str = "UPGRADE";
+pub(super) const DO_NOT_UPGRADE: &str = "DO_NOT_UPGRADE";

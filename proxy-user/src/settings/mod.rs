@@ -5,10 +5,12 @@
 //! ConfigMap adds while running. Reads no file by itself. Start at [`Settings::merge`].
 //! Defaults are constants beside their field.
 
+mod budget;
 pub mod duration;
 mod fields;
 mod layer;
 mod mesh;
+mod mesh_config;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,9 +21,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use budget::NamespaceBudget;
 pub use fields::SettingsError;
 pub use layer::{Layer, source_of};
-pub use mesh::{AccessLogEncoding, MeshConfig, MeshSettings};
+pub use mesh::{AccessLogEncoding, MeshKeepalive, MeshSettings};
+pub use mesh_config::MeshConfig;
 
 /// Everything `mizzen run` needs to know, merged: flag, then environment, then
 /// settings file, then default.
@@ -57,6 +61,8 @@ pub struct Settings {
     pub capture_host_network: bool,
     /// `acceptUnenforcedPolicies`; default false.
     pub accept_unenforced_policies: bool,
+    /// `namespaceBudget`.
+    pub namespace_budget: NamespaceBudget,
     /// `workers`; `None` means one per core.
     pub workers: Option<u16>,
     /// `log`: filter of the daemon's own log; default [`LOG_FILTER`].
@@ -115,6 +121,7 @@ impl Settings {
             is_strict: layer.is_strict.unwrap_or(false),
             capture_host_network: layer.capture_host_network.unwrap_or(false),
             accept_unenforced_policies: layer.accept_unenforced_policies.unwrap_or(false),
+            namespace_budget: layer.namespace_budget.unwrap_or_default(),
             workers: layer.workers,
             log: layer.log.unwrap_or_else(|| LOG_FILTER.to_owned()),
             mesh_config: layer.mesh,
@@ -130,6 +137,24 @@ impl Settings {
         }
     }
 
+    /// Settings that are given and do nothing: the key and what happens instead.
+    #[must_use]
+    pub fn not_honoured(&self) -> Vec<(String, &'static str)> {
+        let mut found = Vec::new();
+        if self.files.is_some() {
+            let effect = "no certificate or key is read from it yet";
+            found.push(("files".to_owned(), effect));
+        }
+        if !self.gateway.is_empty() {
+            let effect = "the node serves no Gateway yet";
+            found.push(("gateway".to_owned(), effect));
+        }
+        let mesh = self.mesh_config.ignored.iter();
+        let effect = "not honoured yet, the mesh acts without it";
+        found.extend(mesh.map(|field| (format!("mesh.{field}"), effect)));
+        found
+    }
+
     /// What `compile` needs of them.
     #[must_use]
     pub fn compile_settings(&self, config_map: Option<&MeshConfig>) -> CompileSettings {
@@ -140,6 +165,7 @@ impl Settings {
             is_capture_labelled: self.capture == CaptureMode::Labelled,
             capture_host_network: self.capture_host_network,
             accept_unenforced_policies: self.accept_unenforced_policies,
+            namespace_budget: self.namespace_budget,
         }
     }
 
@@ -167,6 +193,7 @@ impl Settings {
             "strict": self.is_strict,
             "captureHostNetwork": self.capture_host_network,
             "acceptUnenforcedPolicies": self.accept_unenforced_policies,
+            "namespaceBudget": self.namespace_budget.document(),
             "workers": self.workers,
             "log": self.log,
             "mesh": self.mesh(None).document(),
@@ -287,6 +314,8 @@ pub struct CompileSettings {
     pub capture_host_network: bool,
     /// `acceptUnenforcedPolicies`.
     pub accept_unenforced_policies: bool,
+    /// `namespaceBudget`.
+    pub namespace_budget: NamespaceBudget,
 }
 
 /// Labels as `--gateway` writes them: `istio=ingressgateway,app=edge`.

@@ -72,6 +72,29 @@ fn effective_settings_can_be_read_again() {
 }
 
 #[test]
+fn what_is_given_and_does_nothing_is_said() {
+    let none = Settings::merge(directory("/d"), Layer::default(), "h").expect("a source");
+    assert_eq!(none.not_honoured(), []);
+    let text = "files: /etc/certs\ngateway: istio=edge\nmesh: {trustDomain: example.org}\n";
+    let file = Layer::parse_file("s.yaml", text).expect("three settings");
+    let all = Settings::merge(directory("/d"), file, "h").expect("a source");
+    let keys: Vec<String> = all.not_honoured().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["files", "gateway", "mesh.trustDomain"]);
+}
+
+#[test]
+fn policies_of_the_mesh_survive_a_dump() {
+    let text = "mesh:\n  tcpKeepalive: {probes: 3, time: 10s}\n  defaultHttpRetryPolicy: {attempts: 1}\n  \
+                defaultTrafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}\n";
+    let file = Layer::parse_file("s.yaml", text).expect("three policies");
+    let settings = Settings::merge(directory("/d"), file, "h").expect("a source");
+    let dump = Layer::parse_file("dump", &settings.document().to_string()).expect("JSON is YAML");
+    let again = Settings::merge(Layer::default(), dump, "h").expect("a source");
+    assert_eq!(again.mesh(None), settings.mesh(None));
+    assert!(again.mesh(None).default_traffic_policy.is_some());
+}
+
+#[test]
 fn admin_addresses_are_sockets_or_ports() {
     for (text, expected) in [
         ("unix:/run/a", Some(AdminAddress::Unix("/run/a".into()))),

@@ -7,6 +7,7 @@
 pub mod clusters;
 pub mod dump;
 pub mod endpoints;
+pub mod gateways;
 pub mod kernel_view;
 pub mod listeners;
 pub mod matchers;
@@ -24,6 +25,7 @@ use crate::finding::{ObjectRef, Origin};
 use crate::net::{PodUid, ScopeId};
 pub use clusters::{Cluster, ClusterRef};
 pub use endpoints::{Endpoint, EndpointSet, Workload};
+pub use gateways::GatewayView;
 pub use kernel_view::KernelView;
 pub use listeners::{Destination, ScopeView};
 pub use routes::{HttpRoute, RouteTable, VirtualHost};
@@ -56,6 +58,8 @@ pub struct Snapshot {
     pub pods: HashMap<PodUid, Arc<PodView>>,
     /// What each group of pods may see; indexed by [`ScopeId`].
     pub scopes: Vec<Arc<ScopeView>>,
+    /// What gateway pods of this node listen on, in key order.
+    pub gateways: Vec<Arc<GatewayView>>,
     /// All services of the registry, for the views of `get`.
     pub services: Vec<Arc<ServiceView>>,
     /// All clusters, in name order.

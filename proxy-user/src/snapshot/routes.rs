@@ -135,8 +135,10 @@ pub fn without_port(authority: &str) -> &str {
 pub struct VirtualHost {
     /// `host:port`, as Istio names it.
     pub name: Arc<str>,
-    /// In evaluation order; the first match wins.
+    /// In evaluation order; the first match wins, none is a 404.
     pub routes: Vec<HttpRoute>,
+    /// Before any route, plain HTTP is sent to https (a Gateway's `httpsRedirect`).
+    pub redirects_to_https: bool,
     /// The VirtualService, or `None` for a service's default route.
     pub provenance: Option<Provenance>,
 }

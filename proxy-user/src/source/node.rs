@@ -107,6 +107,19 @@ impl Node {
         )
     }
 
+    /// How long all keys and scalars are together, bytes.
+    pub fn len_bytes(&self) -> usize {
+        match &self.value {
+            Value::Scalar(scalar) => scalar.text.len(),
+            Value::Sequence(items) => items.iter().map(Self::len_bytes).sum(),
+            Value::Mapping(entries) => {
+                let of_entry = |entry: &Entry| entry.key.len() + entry.value.len_bytes();
+                entries.iter().map(of_entry).sum()
+            }
+            Value::Invalid(_) => 0,
+        }
+    }
+
     /// What this is, for messages: `the number 5`, `a list`.
     pub fn describe(&self) -> String {
         match &self.value {

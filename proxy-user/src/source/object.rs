@@ -369,7 +369,7 @@ fn read_typed<S: InSet>(
         .body
         .collect_lines("", lines_depth(S::KIND), &mut lines);
     parts.metadata.collect_lines("metadata", 2, &mut lines);
-    let source = SourceMap::new(file.clone(), line, lines);
+    let source = SourceMap::new(file.clone(), line, lines).with_len(parts.body.len_bytes());
     Ok(Object {
         meta,
         spec,

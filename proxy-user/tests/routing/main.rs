@@ -3,8 +3,11 @@
 
 mod classic;
 mod degraded;
+mod destination_rules;
+mod gateways;
 mod hosts;
 mod http_rules;
 mod l4;
 mod mesh;
 mod scopes;
+mod sidecars;

@@ -8,7 +8,9 @@ use proxy_user::compile::compile;
 use proxy_user::compile::explain::{ExplainRequest, Explanation, Outcome, explain};
 use proxy_user::finding::{Finding, Severity};
 use proxy_user::net::PodUid;
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{
+    CompileSettings, MeshConfig, MeshSettings, NamespaceBudget, OnProxyDown,
+};
 use proxy_user::snapshot::Snapshot;
 use proxy_user::source::state::{DirectoryState, FileText};
 
@@ -176,6 +178,12 @@ impl Mesh {
         Self::with(text, mesh)
     }
 
+    /// Compiles `text` under a MeshConfig, as YAML.
+    pub(crate) fn with_mesh(text: &str, mesh: &str) -> Self {
+        let config = MeshConfig::parse("mesh", mesh).expect("a MeshConfig");
+        Self::with(text, config.settings())
+    }
+
     fn with(text: &str, mesh: MeshSettings) -> Self {
         let file: Arc<str> = Arc::from("mesh.yaml");
         let files = BTreeMap::from([(file, FileText::from(text))]);
@@ -197,6 +205,7 @@ impl Mesh {
             is_capture_labelled: false,
             capture_host_network: false,
             accept_unenforced_policies: false,
+            namespace_budget: NamespaceBudget::default(),
         };
         let compiled = compile(&loaded.objects, &settings);
         Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proxy_user::compile::compile;
 use proxy_user::proxy::{http, sniff, tls};
-use proxy_user::settings::{CompileSettings, MeshSettings, OnProxyDown};
+use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::source::document::fuzz_entry;
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 
@@ -232,6 +232,7 @@ fn compile_yaml(input: &[u8]) {
         is_capture_labelled: false,
         capture_host_network: false,
         accept_unenforced_policies: false,
+        namespace_budget: NamespaceBudget::default(),
     };
     let first = compile(&loaded.objects, &settings);
     let second = compile(&loaded.objects, &settings);

@@ -3,7 +3,9 @@
 //!
 //! Source: pkg/config/validation/envoyfilter/envoyfilter.go in istio/istio.
 
-use super::{Report, Validate, names};
+use serde_json::Value;
+
+use super::{Report, Validate, envoy_types, names};
 use crate::api::{
     ApplyTo, EnvoyConfigObjectMatch, EnvoyConfigObjectPatch, EnvoyFilter, ListenerMatch, Patch,
     PatchOperation,
@@ -77,6 +79,7 @@ impl Report<'_, EnvoyFilter> {
             }
             return;
         };
+        self.types(&field, value);
         let Some(value) = value.as_object() else {
             return self.error(&field, CODE, "expected a mapping");
         };
@@ -100,6 +103,34 @@ impl Report<'_, EnvoyFilter> {
         }
         if let Some(name) = value.get("name").and_then(|name| name.as_str()) {
             self.filter_name(&format!("{field}.name"), name);
+        }
+    }
+
+    /// Every `@type` in a value, however deep.
+    fn types(&mut self, path: &str, value: &Value) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let field = format!("{path}.{name}");
+                    if name != "@type" {
+                        self.types(&field, value);
+                        continue;
+                    }
+                    let problem = match value.as_str() {
+                        Some(url) => envoy_types::find_type_problem(url),
+                        None => Some("expected the name of a type".to_owned()),
+                    };
+                    if let Some(problem) = problem {
+                        self.error(&field, "unknown-type", problem);
+                    }
+                }
+            }
+            Value::Array(entries) => {
+                for (at, entry) in entries.iter().enumerate() {
+                    self.types(&format!("{path}[{at}]"), entry);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 

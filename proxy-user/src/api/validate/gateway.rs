@@ -56,6 +56,10 @@ impl Report<'_, Gateway> {
             let message = "expected the name of the port, found none";
             self.error(&format!("{port_path}.name"), "port-name", message);
         }
+        if port.protocol.is_empty() {
+            let message = "expected a protocol such as HTTP, found none";
+            self.error(&format!("{port_path}.protocol"), "protocol", message);
+        }
         self.listener_port(&port_path, port, server.bind.starts_with("unix://"));
         self.server_protocol(path, server, port);
         if let Some(tls) = &server.tls {

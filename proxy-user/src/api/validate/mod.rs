@@ -7,6 +7,7 @@
 mod blocks;
 mod destination_rule;
 mod envoy_filter;
+mod envoy_types;
 mod gateway;
 mod http_match;
 mod http_policy;

@@ -58,14 +58,14 @@ pub fn explain(
 
 fn describe_unknown(scope: &ScopeView, explanation: &mut Explanation) {
     "unknown".clone_into(&mut explanation.found);
-    "untouched".clone_into(&mut explanation.path);
+    let (path, degraded) = if scope.is_registry_only {
+        ("refused", "deny")
+    } else {
+        ("untouched", "pass")
+    };
+    path.clone_into(&mut explanation.path);
     "no service listens here".clone_into(&mut explanation.path_reason);
     explanation.outcome = unknown_outcome(scope.is_registry_only);
-    let degraded = if scope.is_registry_only {
-        "deny"
-    } else {
-        "pass"
-    };
     degraded.clone_into(&mut explanation.degraded);
     "no service listens here".clone_into(&mut explanation.degraded_reason);
 }

@@ -31,7 +31,7 @@ pub struct Explanation {
     pub service: Option<String>,
     /// Protocol of the port, as declared.
     pub protocol: Option<String>,
-    /// `kernel`, `proxy` or `untouched`.
+    /// `kernel`, `proxy`, `untouched` or `refused`.
     pub path: String,
     /// Why this path.
     pub path_reason: String,

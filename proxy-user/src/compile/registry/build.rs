@@ -8,6 +8,7 @@ use crate::api::{
     EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Resource, WorkloadEntry,
     in_creation_order,
 };
+use crate::compile::ledger::Ledger;
 use crate::finding::{Finding, Severity};
 use crate::settings::CompileSettings;
 use crate::snapshot::Endpoint;
@@ -29,6 +30,7 @@ pub(super) struct Builder<'a> {
     pub(super) services: Vec<Service>,
     pub(super) aliases: Vec<Arc<Alias>>,
     pub(super) findings: &'a mut Vec<Finding>,
+    pub(super) ledger: Ledger,
 }
 
 impl Registry {
@@ -47,6 +49,7 @@ impl Registry {
             services: Vec::new(),
             aliases: Vec::new(),
             findings,
+            ledger: Ledger::open(objects, settings),
         };
         builder.read_pods();
         builder.index_slices();
@@ -102,6 +105,7 @@ impl Registry {
             domain: domain.to_owned(),
             aliases: by_name,
             pods: HashMap::new(),
+            ledger: Ledger::default(),
             workloads: HashMap::new(),
         }
     }
@@ -231,6 +235,7 @@ impl<'a> Builder<'a> {
         for (ip, workload) in named {
             registry.workloads.entry(ip).or_insert(workload);
         }
+        registry.ledger = self.ledger;
         let pods = self.pods.into_iter();
         registry.pods = pods
             .map(|(key, record)| (key.clone(), record.workload))

@@ -95,6 +95,13 @@ impl<'a> Builder<'a> {
             ));
         }
         let ports = self.service_ports(object);
+        let namespace = object.meta.namespace.as_str();
+        let key = (namespace, object.meta.name.as_str());
+        let slices = self.slices.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let listed: usize = slices.iter().map(|slice| slice.spec.endpoints.len()).sum();
+        if !(self.ledger).charge_values::<Endpoint>(namespace, listed.saturating_mul(ports.len())) {
+            return;
+        }
         let endpoints = ports
             .iter()
             .map(|port| self.port_endpoints(object, port))

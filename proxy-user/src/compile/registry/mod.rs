@@ -24,6 +24,7 @@ use crate::api::{ObjectKey, Timestamp};
 use crate::snapshot::listeners::Protocol;
 use crate::snapshot::{Endpoint, Provenance, Workload};
 
+use super::ledger::Ledger;
 use super::scope::ClientView;
 use super::visibility::ExportTo;
 
@@ -49,6 +50,8 @@ pub(crate) struct Registry {
     pub(crate) aliases: HashMap<Arc<str>, Arc<Alias>>,
     /// Identity of every pod.
     pub(crate) pods: HashMap<ObjectKey, Arc<Workload>>,
+    /// What each namespace has cost so far; all stages after this one charge it too.
+    pub(crate) ledger: Ledger,
     /// Who is at an address.
     pub(crate) workloads: HashMap<IpAddr, Arc<Workload>>,
 }

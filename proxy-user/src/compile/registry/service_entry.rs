@@ -114,6 +114,20 @@ impl<'a> Builder<'a> {
                     .filter(|port| *port != 0),
             });
         }
+        let namespace = object.meta.namespace.as_str();
+        let listed = match &object.spec.workload_selector {
+            Some(_) => {
+                in_namespace(&self.objects.workload_entries, namespace).count()
+                    + in_namespace(&self.objects.pods, namespace).count()
+            }
+            None => object.spec.endpoints.len(),
+        };
+        // Once here, and once for each host's own list.
+        let copies = object.spec.hosts.len().saturating_add(1);
+        let count = listed.saturating_mul(ports.len()).saturating_mul(copies);
+        if !self.ledger.charge_values::<Endpoint>(namespace, count) {
+            return None;
+        }
         let endpoints = match resolution {
             Resolution::Endpoints => {
                 let of_port = |port: &ServicePort| self.entry_port_endpoints(object, port);

@@ -92,6 +92,7 @@ mod tests {
                 route("prefix-a", Some(StringMatcher::Prefix("/a".into()))),
                 route("exact-a-b", Some(StringMatcher::Exact("/a/b".into()))),
             ],
+            redirects_to_https: false,
             provenance: None,
         };
         RouteTable {

@@ -85,6 +85,7 @@ impl Mesh {
         let host = VirtualHost {
             name: "a:80".into(),
             routes,
+            redirects_to_https: false,
             provenance: None,
         };
         Self::with_table(RouteTable {

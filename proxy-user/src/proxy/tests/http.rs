@@ -44,6 +44,7 @@ fn table_to(cluster: Cluster) -> RouteTable {
         any: Some(Arc::new(VirtualHost {
             name: Arc::from("a:80"),
             routes: vec![route],
+            redirects_to_https: false,
             provenance: None,
         })),
         ..RouteTable::default()

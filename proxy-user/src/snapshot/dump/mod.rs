@@ -2,6 +2,7 @@
 //!
 //! For golden tests and for people; nothing parses it. Start at [`dump`].
 
+mod gateways;
 mod routes;
 mod values;
 
@@ -16,7 +17,7 @@ use super::{Capture, Cluster, Destination, PodView, ScopeView, Snapshot};
 use values::{from, policy};
 
 /// The whole snapshot: services, pods, clusters, scopes with their destinations
-/// and routes, and the kernel's part.
+/// and routes, gateways with their listeners, and the kernel's part.
 #[must_use]
 pub fn dump(snapshot: &Snapshot) -> String {
     let mut out = Dump::default();
@@ -49,6 +50,7 @@ pub fn dump(snapshot: &Snapshot) -> String {
         );
         out.scope_entries(scope);
     }
+    out.gateways(snapshot);
     out.kernel(snapshot);
     out.text
 }
@@ -205,10 +207,10 @@ impl Dump {
             self.table(2, table);
         }
         for route in &destination.tls {
-            self.tls(route);
+            self.tls(2, route);
         }
         for route in &destination.tcp {
-            self.tcp(route);
+            self.tcp(2, route);
         }
     }
 

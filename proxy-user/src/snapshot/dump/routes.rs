@@ -63,9 +63,14 @@ impl Dump {
                 continue;
             }
             let by = from(host.provenance.as_ref());
+            let https = if host.redirects_to_https {
+                " to-https"
+            } else {
+                ""
+            };
             self.line(
                 depth + 1,
-                format_args!("vhost {} [{}]{by}", host.name, domains.join(" ")),
+                format_args!("vhost {} [{}]{https}{by}", host.name, domains.join(" ")),
             );
             for route in &host.routes {
                 self.route(depth + 2, route);
@@ -199,28 +204,28 @@ impl Dump {
         }
     }
 
-    pub(super) fn tls(&mut self, route: &TlsRoute) {
+    pub(super) fn tls(&mut self, depth: usize, route: &TlsRoute) {
         let by = from(route.provenance.as_ref());
         let subnets = subnets(&route.destination_subnets);
         self.line(
-            2,
+            depth,
             format_args!("tls [{}]{subnets}{by}", route.sni_hosts.join(" ")),
         );
-        self.l4(&route.destinations, route.total_weight);
+        self.l4(depth + 1, &route.destinations, route.total_weight);
     }
 
-    pub(super) fn tcp(&mut self, route: &TcpRoute) {
+    pub(super) fn tcp(&mut self, depth: usize, route: &TcpRoute) {
         let by = from(route.provenance.as_ref());
         let subnets = subnets(&route.destination_subnets);
-        self.line(2, format_args!("tcp{subnets}{by}"));
-        self.l4(&route.destinations, route.total_weight);
+        self.line(depth, format_args!("tcp{subnets}{by}"));
+        self.l4(depth + 1, &route.destinations, route.total_weight);
     }
 
-    fn l4(&mut self, destinations: &[L4Destination], total: u32) {
+    fn l4(&mut self, depth: usize, destinations: &[L4Destination], total: u32) {
         for destination in destinations {
             let share = share(destination.weight, total);
             self.line(
-                3,
+                depth,
                 format_args!("to {share}{}", reference(&destination.cluster)),
             );
         }
