@@ -292,7 +292,7 @@ impl Control {
         let mut all = self.source_findings.clone();
         all.extend_from_slice(&self.compile_findings);
         all.extend_from_slice(&self.kernel_findings);
-        all.extend_from_slice(&self.budget_findings);
+        all.extend_from_slice(&self.crowded_findings);
         all.extend(self.names.findings());
         all.sort();
         all.dedup();
