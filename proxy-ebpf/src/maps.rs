@@ -146,12 +146,14 @@ pub(crate) fn count(reason: Reason) {
 /// Adds to a counter that all CPUs share and returns what it was before.
 ///
 /// `core`'s atomics lack `fetch_add` for BPF, although the instruction set has it (v3, Linux 5.12).
+/// Not relaxed: LLVM compiles a relaxed addition to one that fetches nothing, whose result is then
+/// what was added.
 #[inline(always)]
 pub(crate) fn add_shared(counter: *mut u64, by: u64) -> u64 {
     // SAFETY: callers hand a map value, which is aligned and lives until the program ends; all
     // access to it is atomic.
     unsafe {
-        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
             counter, by,
         )
     }

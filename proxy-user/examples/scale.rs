@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use proxy_user::compile::compile;
+use proxy_user::compile::{compile, compile_endpoints};
 use proxy_user::settings::{CompileSettings, MeshSettings, NamespaceBudget, OnProxyDown};
 use proxy_user::source::state::{DirectoryState, FileText, Files};
 
@@ -136,9 +136,24 @@ fn resident_mb() -> u64 {
         / 1024
 }
 
+/// Another endpoint list for the first service, in a file of its own.
+const CHANGED: &str = "one-slice.yaml";
+
+fn changed_slice(address: &str) -> FileText {
+    FileText::from(
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: extra, \
+             namespace: ns0, labels: {{kubernetes.io/service-name: s0}}}}\naddressType: IPv4\n\
+             ports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: [{address}]}}]\n"
+        )
+        .as_str(),
+    )
+}
+
 fn main() {
     let size = size();
-    let files = mesh(&size);
+    let mut files = mesh(&size);
+    files.insert(Arc::from(CHANGED), changed_slice("12.0.0.1"));
     let settings = CompileSettings {
         node: "here".to_owned(),
         mesh: MeshSettings::default(),
@@ -177,6 +192,31 @@ fn main() {
                 snapshot.kernel.overrides.len(),
                 compiled.findings.len()
             ),
+            resident_mb(),
+            start.elapsed()
+        );
+    }
+    let compiled = compile(&loaded.objects, &settings);
+    for file in files.values_mut() {
+        *file = FileText::Unchanged;
+    }
+    for turn in 2..5 {
+        files.insert(Arc::from(CHANGED), changed_slice(&format!("12.0.0.{turn}")));
+        let start = Instant::now();
+        let next = state.apply(&files);
+        let read = start.elapsed();
+        let start = Instant::now();
+        let change = compile_endpoints(
+            &loaded.objects,
+            &next.objects,
+            &settings,
+            &compiled.endpoints,
+            &compiled.findings,
+        );
+        let sets = change.map_or(0, |change| change.sets.len());
+        println!(
+            "{:40} {:>6} MB {:?} (the objects in force: {read:?})",
+            format!("one EndpointSlice: {sets} endpoint sets"),
             resident_mb(),
             start.elapsed()
         );

@@ -18,7 +18,9 @@ use crate::api::ObjectSet;
 use crate::control::{
     AccessLogState, AccessLogTarget, Control, FlowReader, Identity, LiveNode, Parts,
 };
+use crate::dns::{Dns, DnsFiles};
 use crate::kernel::{Kernel, KernelMaps, KernelOptions};
+use crate::net::NameResolver;
 use crate::node::listener::HandedListener;
 use crate::node::{HostGuard, cgroup, pod_watch};
 use crate::proxy::{Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
@@ -43,6 +45,13 @@ const QUEUE_TIME: Duration = Duration::from_millis(100);
 /// How long maps of another layout stay in force while the pods are looked for: a pod that
 /// the new maps do not know would pass untouched.
 const PODS_FIRST_MAX: Duration = Duration::from_secs(3);
+/// How long the first configuration waits for the addresses of names. A resolver that takes
+/// longer is dead, or slower than the clients' patience.
+const NAMES_FIRST_MAX: Duration = Duration::from_secs(2);
+/// Answers of DNS that may wait: the resolver waits when it is full.
+const ANSWERS_MAX: usize = 1024;
+/// Names that are known without asking DNS, hosts(5).
+const HOSTS_FILE: &str = "/etc/hosts";
 /// Node events that may wait: a few per pod, and the node waits when it is full.
 const NODE_EVENTS_MAX: usize = 256;
 
@@ -77,7 +86,13 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let (publisher, snapshot) = Publisher::new(Snapshot::default());
     let telemetry = Telemetry::new(Arc::new(MetricsRegistry::default()), access_log);
     let node_metrics = Arc::new(NodeMetrics::new(Arc::clone(telemetry.metrics())));
-    let workers = spawn_workers(&settings, &snapshot, &kernel, &telemetry)?;
+    let (answers, mut dns_answers) = mpsc::channel(ANSWERS_MAX);
+    let files = DnsFiles {
+        resolv_conf: settings.resolv_conf.clone(),
+        hosts: PathBuf::from(HOSTS_FILE),
+    };
+    let dns = Dns::spawn(files, answers).context("cannot start the resolver")?;
+    let workers = spawn_workers(&settings, &snapshot, &kernel, &dns.resolver(), &telemetry)?;
     let live = Arc::new(LiveNode::new(
         snapshot.clone(),
         Arc::clone(&kernel),
@@ -105,7 +120,7 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
     let node = pod_watch::spawn(config, wanted_receiver, events)?;
 
     let updates = source.updates.clone();
-    let mut control = Control::new(Parts {
+    let parts = Parts {
         settings,
         publisher,
         kernel: Arc::clone(&kernel),
@@ -116,16 +131,22 @@ async fn run_async(settings: Settings) -> anyhow::Result<()> {
         access_log: access_log_state,
         host: Arc::new(host),
         handed,
-    });
+    };
+    let mut control = Control::new(parts, dns);
     let first = Arc::clone(&updates.borrow());
-    control.apply(&first);
+    control
+        .apply_first(&first, &mut dns_answers, NAMES_FIRST_MAX)
+        .await;
     if kernel.has_other_layout()? {
         control.find_pods(&mut node_events, PODS_FIRST_MAX).await;
     }
     kernel.attach().context("cannot attach the programs")?;
     kernel.renew()?;
     tracing::info!("ready");
-    let (control, stop) = control.run(updates, node_events, stopped(waiting)?).await;
+    let stopped = stopped(waiting)?;
+    let (control, stop) = control
+        .run(updates, node_events, dns_answers, stopped)
+        .await;
 
     tracing::info!(?stop, "draining");
     match stop {
@@ -274,6 +295,7 @@ fn spawn_workers(
     settings: &Settings,
     snapshot: &SnapshotReader,
     kernel: &Arc<dyn KernelMaps>,
+    names: &Arc<dyn NameResolver>,
     telemetry: &Telemetry,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -284,6 +306,7 @@ fn spawn_workers(
                 id,
                 snapshot: snapshot.clone(),
                 original_dsts: kernel.original_dsts(),
+                names: Arc::clone(names),
                 recorder: telemetry.recorder(),
                 heartbeat: kernel.heartbeat(id)?,
                 limits: WorkerLimits::default(),

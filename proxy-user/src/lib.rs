@@ -19,6 +19,9 @@ pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod daemon;
+pub mod dns;
+#[cfg(test)]
+mod field_table;
 pub mod finding;
 pub mod kernel;
 pub mod net;

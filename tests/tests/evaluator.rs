@@ -21,7 +21,7 @@ use proxy_user::admin::view::ExplainQuery;
 use proxy_user::compile::compile;
 use proxy_user::compile::explain::{self, Explanation};
 use proxy_user::net::{
-    Accepted, CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid,
+    Accepted, CapturedDst, Heartbeat, NetnsCookie, NoNames, OriginalDst, OriginalDstSource, PodUid,
     SocketFactory,
 };
 use proxy_user::proxy::{
@@ -281,6 +281,7 @@ impl Bench {
             id: 0,
             snapshot: reader.clone(),
             original_dsts: Arc::clone(&table) as Arc<dyn OriginalDstSource>,
+            names: Arc::new(NoNames),
             recorder: telemetry.recorder(),
             heartbeat: Box::new(NoHeartbeat),
             limits: WorkerLimits::default(),

@@ -164,3 +164,60 @@ fn every_kind_has_a_golden_file() {
         assert!(all.contains(&format!("kind: {kind},")), "{kind}");
     }
 }
+
+fn loaded(files: &[(&str, &str)]) -> Loaded {
+    let files = files
+        .iter()
+        .map(|(name, text)| ((*name).into(), (*text).into()));
+    DirectoryState::new().apply(&files.collect::<Files>())
+}
+
+/// Checklist id A011.
+#[test]
+fn a011_one_object_in_two_versions_is_one_object() {
+    let text = |version: &str| {
+        format!(
+            "apiVersion: networking.istio.io/{version}\nkind: VirtualService\n\
+             metadata: {{name: v, namespace: n}}\n\
+             spec: {{hosts: [a], http: [{{route: [{{destination: {{host: b}}}}]}}]}}\n"
+        )
+    };
+    let of = |loaded: &Loaded| {
+        let mut objects = loaded.objects.virtual_services.values();
+        let first = objects.next().map(|object| object.spec.clone());
+        assert!(objects.next().is_none(), "one object");
+        first.expect("an object")
+    };
+    let old = loaded(&[("a.yaml", &text("v1alpha3"))]);
+    for version in ["v1beta1", "v1"] {
+        let other = loaded(&[("a.yaml", &text(version))]);
+        assert!(other.findings.is_empty(), "{:?}", other.findings);
+        assert_eq!(of(&old), of(&other), "{version}");
+    }
+    let both = loaded(&[("a.yaml", &text("v1alpha3")), ("b.yaml", &text("v1"))]);
+    assert_eq!(of(&both), of(&old));
+    let codes: Vec<&str> = both.findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, ["defined-twice"]);
+}
+
+/// Checklist id A012.
+#[test]
+fn a012_an_envoy_filter_has_one_version() {
+    for (version, is_known) in [("v1alpha3", true), ("v1", false), ("v1beta1", false)] {
+        let text = format!(
+            "apiVersion: networking.istio.io/{version}\nkind: EnvoyFilter\n\
+             metadata: {{name: f, namespace: n}}\nspec: {{configPatches: []}}\n"
+        );
+        let loaded = loaded(&[("a.yaml", &text)]);
+        assert_eq!(
+            loaded.objects.envoy_filters.len(),
+            usize::from(is_known),
+            "{version}"
+        );
+        let is_refused = loaded
+            .findings
+            .iter()
+            .any(|finding| finding.is_error() && finding.message.contains("unknown version"));
+        assert_eq!(is_refused, !is_known, "{version}: {:?}", loaded.findings);
+    }
+}

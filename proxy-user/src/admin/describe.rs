@@ -99,6 +99,25 @@ pub(super) fn plan(plan: &PathPlan) -> PlanView {
     }
 }
 
+/// Where a cluster's endpoints come from.
+pub(super) fn discovery(cluster: &Cluster) -> String {
+    let names = || {
+        let named = cluster.dns.iter().flat_map(|dns| &dns.named);
+        let names: Vec<String> = named
+            .map(|named| format!("{}:{}", named.name, named.port))
+            .collect();
+        names.join(",")
+    };
+    match cluster.discovery {
+        Discovery::Endpoints => "listed".to_owned(),
+        Discovery::Dns => format!("dns {}", names()),
+        Discovery::LogicalDns => format!("first dns answer {}", names()),
+        Discovery::DynamicDns { port } => format!("dns of the request, port {port}"),
+        Discovery::OriginalDst { port: None } => "as dialled".to_owned(),
+        Discovery::OriginalDst { port: Some(port) } => format!("as dialled, port {port}"),
+    }
+}
+
 /// A load balancer as DestinationRule names it.
 pub(super) fn load_balancer(cluster: &Cluster) -> String {
     if let Discovery::OriginalDst { port } = cluster.discovery {

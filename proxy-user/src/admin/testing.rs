@@ -111,6 +111,7 @@ pub(crate) fn snapshot() -> Snapshot {
         discovery: Discovery::Endpoints,
         policy: ClusterPolicy::default(),
         endpoints: Arc::new(EndpointCell::new(EndpointSet { endpoints })),
+        dns: None,
         provenance: None,
     });
     let entry = |weight, cluster| L4Destination { weight, cluster };

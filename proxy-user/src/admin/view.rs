@@ -16,6 +16,9 @@ pub struct ServiceView {
     pub kind: String,
     /// Virtual IPs and CIDRs.
     pub addresses: Vec<String>,
+    /// Virtual IPs that were allocated because none is written.
+    #[serde(default)]
+    pub allocated: Vec<String>,
     /// Its ports.
     pub ports: Vec<PortView>,
     /// `file:line`.
@@ -56,6 +59,9 @@ pub struct ClusterView {
     pub protocol: String,
     /// Load balancer.
     pub load_balancer: String,
+    /// Where its endpoints come from, with the names that DNS is asked for.
+    #[serde(default)]
+    pub discovery: String,
     /// Limits and timeouts that differ from the defaults, `name=value`.
     pub limits: Vec<String>,
     /// Endpoints that get traffic.

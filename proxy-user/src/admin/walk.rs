@@ -27,6 +27,7 @@ pub(super) fn services(snapshot: &Snapshot) -> Vec<ServiceView> {
             namespace: service.namespace.to_string(),
             kind: service.kind.to_owned(),
             addresses: service.addresses.iter().map(|net| address(*net)).collect(),
+            allocated: service.allocated.iter().map(ToString::to_string).collect(),
             ports: service
                 .ports
                 .iter()
@@ -78,6 +79,7 @@ pub(super) fn clusters(snapshot: &Snapshot) -> Vec<ClusterView> {
                 reasons: texts(|(path, reason)| format!("{path}: {reason}")),
                 protocol: describe::upstream_protocol(cluster.protocol).to_owned(),
                 load_balancer: describe::load_balancer(cluster),
+                discovery: describe::discovery(cluster),
                 limits: describe::limits(cluster),
                 healthy,
                 endpoints: endpoints.endpoints.len(),

@@ -3,7 +3,7 @@
 //! One table per kind. A field that is honoured loses its row; nothing else
 //! changes here. Start at [`find_not_honoured`].
 
-use super::{CaptureMode, ClientTLSMode, Kind, Object, Resolution, Resource};
+use super::{CaptureMode, ClientTLSMode, Kind, Object, Resource};
 use crate::finding::{Finding, Severity};
 
 /// A field and what happens instead of it.
@@ -17,6 +17,8 @@ type Row = (&'static str, &'static str);
 const WITHOUT: &str = "the rule acts without it";
 /// Where traffic must not go out as written nor otherwise.
 const REFUSED: &str = "HTTP to these endpoints is answered 503, TCP is refused";
+/// Where an identity would be expected of the endpoint.
+const NO_IDENTITY: &str = "it is dialled in plain text, nobody checks who it is";
 /// Where the object does nothing.
 const ABSENT: &str = "it acts as if the object were absent";
 
@@ -38,6 +40,7 @@ const SERVICE_ENTRY: &[Row] = &[
     ("subjectAltNames", WITHOUT),
     ("endpoints[].network", WITHOUT),
     ("endpoints[].locality", WITHOUT),
+    ("endpoints[].serviceAccount", NO_IDENTITY),
 ];
 
 /// Its inbound fields get findings that name the pods concerned.
@@ -52,7 +55,17 @@ const SIDECAR: &[Row] = &[
     ),
 ];
 
-const WORKLOAD_ENTRY: &[Row] = &[("network", WITHOUT), ("locality", WITHOUT)];
+const WORKLOAD_ENTRY: &[Row] = &[
+    ("network", WITHOUT),
+    ("locality", WITHOUT),
+    ("serviceAccount", NO_IDENTITY),
+];
+
+/// Of Kubernetes' kinds, the fields that only matter to traffic.
+const SERVICE: &[Row] = &[(
+    "trafficDistribution",
+    "endpoints of all zones and nodes are used alike",
+)];
 
 const WHOLE_OBJECT: &[Row] = &[("", ABSENT)];
 
@@ -70,7 +83,7 @@ const POLICIES: [&str; 4] = [
 ];
 
 /// The rows of a kind. Kubernetes' kinds are read for what traffic needs and
-/// have none; EnvoyFilters and the security kinds get findings that name the pods concerned.
+/// hardly have any; EnvoyFilters and the security kinds get findings that name the pods concerned.
 fn rows(kind: Kind) -> &'static [Row] {
     match kind {
         Kind::VirtualService => VIRTUAL_SERVICE,
@@ -80,11 +93,11 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::WorkloadEntry => WORKLOAD_ENTRY,
         Kind::Gateway => GATEWAY,
         Kind::WorkloadGroup => WHOLE_OBJECT,
+        Kind::Service => SERVICE,
         Kind::EnvoyFilter
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
-        | Kind::Service
         | Kind::EndpointSlice
         | Kind::Pod
         | Kind::Namespace
@@ -156,17 +169,6 @@ impl HonouredValues for super::DestinationRule {
     }
 }
 
-impl HonouredValues for super::ServiceEntry {
-    fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
-        match self.resolution {
-            Resolution::None | Resolution::Static => Vec::new(),
-            Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns => {
-                vec![("resolution".to_owned(), ABSENT)]
-            }
-        }
-    }
-}
-
 impl HonouredValues for super::Sidecar {
     fn values_not_honoured(&self) -> Vec<(String, &'static str)> {
         let mut found = Vec::new();
@@ -196,6 +198,7 @@ macro_rules! all_values_honoured {
 
 all_values_honoured!(
     VirtualService,
+    ServiceEntry,
     WorkloadEntry,
     WorkloadGroup,
     Gateway,
@@ -249,7 +252,9 @@ fn without_indices(path: &str) -> String {
 mod tests {
     use super::*;
     use crate::api::schema::field_paths;
-    use crate::api::{DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
+    use crate::api::{
+        DestinationRule, Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    };
 
     #[test]
     fn every_row_is_about_a_field_that_exists() {
@@ -259,6 +264,7 @@ mod tests {
             (Kind::ServiceEntry, field_paths::<ServiceEntry>()),
             (Kind::Sidecar, field_paths::<Sidecar>()),
             (Kind::WorkloadEntry, field_paths::<WorkloadEntry>()),
+            (Kind::Service, field_paths::<Service>()),
         ] {
             for (row, _) in rows(kind) {
                 assert!(paths.iter().any(|path| is_at(row, path)), "{kind}: {row}");

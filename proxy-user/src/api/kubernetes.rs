@@ -20,9 +20,6 @@ pub struct Service {
     /// Virtual IPs of both families.
     #[serde(rename = "clusterIPs")]
     pub cluster_ips: Vec<String>,
-    /// Further addresses that reach the service.
-    #[serde(rename = "externalIPs")]
-    pub external_ips: Vec<String>,
     /// Name that an ExternalName service stands for.
     pub external_name: String,
     /// Ports.
@@ -33,15 +30,13 @@ pub struct Service {
     pub internal_traffic_policy: String,
     /// Preference among endpoints.
     pub traffic_distribution: String,
-    /// Whether pods count before they are ready.
-    pub publish_not_ready_addresses: bool,
     /// `None` or `ClientIP`.
     pub session_affinity: String,
 }
 
 impl Resource for Service {
     const KIND: Kind = Kind::Service;
-    type Status = ServiceStatus;
+    type Status = NoStatus;
 }
 
 /// One port of a Service.
@@ -58,34 +53,6 @@ pub struct ServicePortSpec {
     pub app_protocol: Option<String>,
     /// Port of the pods; absent means the same.
     pub target_port: Option<IntOrString>,
-    /// Port of the nodes.
-    pub node_port: Option<u16>,
-}
-
-/// The status of a Service.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ServiceStatus {
-    /// The load balancer's addresses.
-    pub load_balancer: LoadBalancerStatus,
-}
-
-/// The load balancer's addresses.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LoadBalancerStatus {
-    /// One by one.
-    pub ingress: Vec<LoadBalancerIngress>,
-}
-
-/// One address of a load balancer.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LoadBalancerIngress {
-    /// As an IP.
-    pub ip: String,
-    /// As a name.
-    pub hostname: String,
 }
 
 /// Some endpoints of a service.
@@ -114,12 +81,8 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     /// Whether it is ready.
     pub conditions: EndpointConditions,
-    /// Host name, for headless services.
-    pub hostname: String,
     /// Node it is on.
     pub node_name: String,
-    /// Zone it is in.
-    pub zone: String,
     /// The pod behind it.
     pub target_ref: Option<ObjectReference>,
 }
@@ -130,8 +93,6 @@ pub struct Endpoint {
 pub struct EndpointConditions {
     /// Takes new traffic.
     pub ready: Option<bool>,
-    /// Answers, even if it is terminating.
-    pub serving: Option<bool>,
     /// Is going away.
     pub terminating: Option<bool>,
 }
@@ -146,8 +107,6 @@ pub struct EndpointPort {
     pub port: Option<u16>,
     /// `TCP` (also if empty), `UDP` or `SCTP`.
     pub protocol: String,
-    /// What is spoken on it.
-    pub app_protocol: Option<String>,
 }
 
 /// Names another object.
@@ -160,8 +119,6 @@ pub struct ObjectReference {
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// Unique id.
-    pub uid: String,
 }
 
 /// A pod: what was asked for.
@@ -172,37 +129,11 @@ pub struct Pod {
     pub node_name: String,
     /// Whether it shares the node's network namespace.
     pub host_network: bool,
-    /// Account that it runs as.
-    pub service_account_name: String,
-    /// Containers.
-    pub containers: Vec<Container>,
 }
 
 impl Resource for Pod {
     const KIND: Kind = Kind::Pod;
     type Status = PodStatus;
-}
-
-/// One container of a pod.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Container {
-    /// Name.
-    pub name: String,
-    /// Ports it names.
-    pub ports: Vec<ContainerPort>,
-}
-
-/// One port of a container.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ContainerPort {
-    /// Name.
-    pub name: String,
-    /// Number.
-    pub container_port: u16,
-    /// `TCP` (also if empty), `UDP` or `SCTP`.
-    pub protocol: String,
 }
 
 /// A pod: what became of it.
@@ -217,9 +148,6 @@ pub struct PodStatus {
     /// Addresses of both families.
     #[serde(rename = "podIPs")]
     pub pod_ips: Vec<PodIp>,
-    /// Address of its node.
-    #[serde(rename = "hostIP")]
-    pub host_ip: String,
     /// Conditions, of which `Ready` matters.
     pub conditions: Vec<Condition>,
 }
@@ -249,35 +177,13 @@ pub struct Node {}
 
 impl Resource for Node {
     const KIND: Kind = Kind::Node;
-    type Status = NodeStatus;
-}
-
-/// The status of a node.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeStatus {
-    /// Its addresses.
-    pub addresses: Vec<NodeAddress>,
-}
-
-/// One address of a node.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeAddress {
-    /// `InternalIP`, `ExternalIP`, `Hostname` and so on.
-    #[serde(rename = "type")]
-    pub address_type: String,
-    /// The address.
-    pub address: String,
+    type Status = NoStatus;
 }
 
 /// Certificates and keys. Values stay base64, so that they are decoded where they are used.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Secret {
-    /// Such as `kubernetes.io/tls`.
-    #[serde(rename = "type")]
-    pub secret_type: String,
     /// Values in base64 by key.
     pub data: BTreeMap<String, String>,
     /// Values as text by key; they win over `data`.
@@ -296,8 +202,6 @@ impl Resource for Secret {
 pub struct ConfigMap {
     /// Texts by key.
     pub data: BTreeMap<String, String>,
-    /// Values in base64 by key.
-    pub binary_data: BTreeMap<String, String>,
 }
 
 impl Resource for ConfigMap {

@@ -164,18 +164,16 @@ pub struct ObjectMeta {
     pub deletion_timestamp: Option<Timestamp>,
     /// Unique id, needed to find a pod's cgroup.
     pub uid: String,
-    /// Raised by the API server with each change of the spec.
-    pub generation: i64,
-    /// Opaque version of the whole object.
-    pub resource_version: String,
     /// Who manages the object.
     pub owner_references: Vec<OwnerReference>,
 }
 
 impl ObjectMeta {
     /// Keys of `metadata` that are accepted and not kept; `source` drops them.
-    pub const NOT_KEPT: [&str; 6] = [
+    pub const NOT_KEPT: [&str; 8] = [
         "generateName",
+        "generation",
+        "resourceVersion",
         "managedFields",
         "finalizers",
         "selfLink",
@@ -188,8 +186,6 @@ impl ObjectMeta {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OwnerReference {
-    /// API version of the owner.
-    pub api_version: String,
     /// Kind of the owner, such as `ReplicaSet`.
     pub kind: String,
     /// Name of the owner.
@@ -225,7 +221,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// One object: metadata, spec, the useful part of status, and where each field was written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Object<S: Resource> {
     /// Name, namespace, labels and so on.
     pub meta: ObjectMeta,
@@ -273,7 +269,7 @@ impl<S: Resource> Object<S> {
 /// kind has no spec), list entries by index, as `http[0].match[1].uri`; other
 /// parts of the document by their full path, as `metadata.name`. A leading
 /// `spec.` is accepted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceMap {
     file: Arc<str>,
     line: u32,

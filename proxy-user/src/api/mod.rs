@@ -14,7 +14,7 @@ mod meta;
 pub mod re2;
 mod scalar;
 #[cfg(test)]
-mod schema;
+pub(crate) mod schema;
 mod security;
 mod service_entry;
 mod set;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Kind, LabelSelector, NoStatus, PolicyTargetReference, Resource};
+use super::{Kind, LabelSelector, NoStatus, Resource};
 
 /// Who may call a workload.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -13,10 +13,6 @@ use super::{Kind, LabelSelector, NoStatus, PolicyTargetReference, Resource};
 pub struct AuthorizationPolicy {
     /// Workloads; absent means all of the namespace.
     pub selector: Option<LabelSelector>,
-    /// Targets of the Gateway API.
-    pub target_refs: Vec<PolicyTargetReference>,
-    /// `ALLOW`, `DENY`, `AUDIT` or `CUSTOM`.
-    pub action: String,
 }
 
 impl Resource for AuthorizationPolicy {
@@ -70,8 +66,6 @@ pub enum PeerMutualTLSMode {
 pub struct RequestAuthentication {
     /// Workloads; absent means all of the namespace.
     pub selector: Option<LabelSelector>,
-    /// Targets of the Gateway API.
-    pub target_refs: Vec<PolicyTargetReference>,
 }
 
 impl Resource for RequestAuthentication {

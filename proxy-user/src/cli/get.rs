@@ -123,10 +123,10 @@ mod tests {
         let clusters: Vec<ClusterView> = client.get("/clusters").expect("an answer");
         assert_eq!(
             output::table(&clusters),
-            "CLUSTER                                       RULE       ENDPOINTS  BALANCER       \
-             LIMITS  PATH                  ORIGIN\n\
-             outbound|9000|v1|echo.shop.svc.cluster.local  shop/echo  1/2        LEAST_REQUEST  \
-             -       kernel: weights only  -\n"
+            "CLUSTER                                       RULE       ENDPOINTS  DISCOVERY  \
+             BALANCER       LIMITS  PATH                  ORIGIN\n\
+             outbound|9000|v1|echo.shop.svc.cluster.local  shop/echo  1/2        listed     \
+             LEAST_REQUEST  -       kernel: weights only  -\n"
         );
         let routes: Vec<RouteView> = client.get("/routes").expect("an answer");
         let table = output::table(&routes);

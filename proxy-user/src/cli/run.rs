@@ -56,6 +56,10 @@ pub(super) struct RunArgs {
     /// Key: pins.
     #[arg(long, env = "MIZZEN_PINS", value_name = "DIR")]
     pins: Option<PathBuf>,
+    /// Nameservers and search list for the names of ServiceEntries, as resolv.conf(5). It is
+    /// followed when it changes. Default: /etc/resolv.conf. Key: resolvConf.
+    #[arg(long, env = "MIZZEN_RESOLV_CONF", value_name = "FILE")]
+    resolv_conf: Option<PathBuf>,
     /// Where /metrics is served. Default: 0.0.0.0:15020. Key: metrics.
     #[arg(long, env = "MIZZEN_METRICS", value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
@@ -128,6 +132,7 @@ fn merge(args: RunArgs, host_name: &str) -> anyhow::Result<Settings> {
         files: args.files,
         gateway: args.gateway.map(|labels| labels.0),
         pins: args.pins,
+        resolv_conf: args.resolv_conf,
         metrics: args.metrics,
         health: args.health,
         on_proxy_down: args.on_proxy_down,
@@ -184,7 +189,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_setting() {
         let line = "--config d --node n --cgroup /c --admin unix:/a --capture labelled --files f \
-                    --gateway a=b --pins /p --metrics 127.0.0.1:1 --health 127.0.0.1:2 \
+                    --gateway a=b --pins /p --resolv-conf /r --metrics 127.0.0.1:1 --health 127.0.0.1:2 \
                     --on-proxy-down deny --kernel-path-stale-after 5s --strict \
                     --capture-host-network --accept-unenforced-policies --workers 3 --log debug";
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -199,6 +204,7 @@ mod tests {
             ("files", "\"f\""),
             ("gateway", "\"a=b\""),
             ("pins", "\"/p\""),
+            ("resolvConf", "\"/r\""),
             ("metrics", "\"127.0.0.1:1\""),
             ("health", "\"127.0.0.1:2\""),
             ("onProxyDown", "\"deny\""),

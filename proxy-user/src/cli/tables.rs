@@ -38,11 +38,16 @@ impl Row for ServiceView {
             .iter()
             .map(|port| format!("{}/{}", port.number, port.protocol))
             .collect();
+        let allocated = self
+            .allocated
+            .iter()
+            .map(|address| format!("{address} (auto)"));
+        let addresses: Vec<String> = self.addresses.iter().cloned().chain(allocated).collect();
         vec![
             self.host.clone(),
             self.namespace.clone(),
             self.kind.clone(),
-            self.addresses.join(","),
+            addresses.join(","),
             ports.join(","),
             text(self.origin.as_ref()),
         ]
@@ -54,6 +59,7 @@ impl Row for ClusterView {
         "CLUSTER",
         "RULE",
         "ENDPOINTS",
+        "DISCOVERY",
         "BALANCER",
         "LIMITS",
         "PATH",
@@ -65,6 +71,7 @@ impl Row for ClusterView {
             self.name.clone(),
             self.rule.clone(),
             format!("{}/{}", self.healthy, self.endpoints),
+            self.discovery.clone(),
             self.load_balancer.clone(),
             self.limits.join(","),
             self.reasons.join("; "),

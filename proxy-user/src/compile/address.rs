@@ -116,6 +116,9 @@ impl Addresses {
             Binding::PortWide => {
                 let rank: Rank = (0, 0, 0, service.index, 0);
                 let owner = Owner::Service(service.index);
+                for ip in &service.allocated {
+                    add_at(self, IpNet::from(*ip));
+                }
                 if !routes.tcp.is_empty() {
                     self.wide_tcp.add(port.number, rank, owner, routes.tcp);
                 }

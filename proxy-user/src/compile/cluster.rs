@@ -4,23 +4,32 @@
 //! Everything is memoised: equal answers are one `Arc`, endpoint sets are shared
 //! by all variants of a (service, port, subset).
 
+mod problem;
+mod sets;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::api::TrafficPolicy;
+use crate::api::{ObjectKey, TrafficPolicy};
 use crate::settings::CompileSettings;
 use crate::snapshot::clusters::{Discovery, UpstreamProtocol};
-use crate::snapshot::endpoints::{Endpoint, EndpointCell, EndpointSet, Health};
+use crate::snapshot::dns::NamedEndpoint;
+use crate::snapshot::endpoints::EndpointCell;
 use crate::snapshot::policy::LoadBalancer;
 use crate::snapshot::{Cluster, ClusterRef, Provenance};
 
 use super::destination_rule::{Rule, RuleIndex};
+use super::endpoint_change::{EndpointIndex, FollowingSet};
 use super::mesh::MeshPolicies;
-use super::policy::{self, Blocks};
+use super::policy;
 use super::provenance;
-use super::registry::workload::is_selected;
 use super::registry::{Labels, Registry, Resolution, Service, ServiceKind, ServicePort};
 use super::scope::ClientView;
+
+pub(crate) use problem::ClusterProblem;
+use problem::unknown_subset;
+use sets::dns_endpoints;
+pub(super) use sets::subset_of;
 
 /// All clusters that were asked for.
 #[derive(Debug)]
@@ -30,7 +39,8 @@ pub(crate) struct ClusterTable<'a> {
     settings: &'a CompileSettings,
     policies: &'a MeshPolicies,
     clusters: HashMap<ClusterId, ClusterRef>,
-    endpoints: HashMap<EndpointsId, Arc<EndpointCell>>,
+    /// With the namespace that pays for it.
+    endpoints: HashMap<EndpointsId, (Arc<EndpointCell>, Arc<str>)>,
     shared_client: ClientView,
 }
 
@@ -60,40 +70,6 @@ struct Found<'a> {
     rule: Option<&'a Rule>,
     /// Place among the rule's subsets; `None` is the whole service.
     subset: Option<usize>,
-}
-
-/// Why [`ClusterTable::resolve`] gave [`ClusterRef::Missing`]. `Display` is the
-/// message of a finding.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ClusterProblem {
-    /// No object that the client sees defines the host.
-    #[error("no service {host} is visible here{hint}; what goes there gets 503")]
-    UnknownHost {
-        /// As resolved.
-        host: String,
-        /// What was perhaps meant, with its own punctuation, or empty.
-        hint: String,
-    },
-    /// The service has no such port.
-    #[error("{host} has no port {port}, only {known}; what goes there gets 503")]
-    PortAbsent {
-        /// As resolved.
-        host: String,
-        /// Asked for.
-        port: u16,
-        /// Numbers, comma separated.
-        known: String,
-    },
-    /// No DestinationRule that applies here defines the subset.
-    #[error("{host} has no subset {subset}: {known}; what goes there gets 503")]
-    SubsetUndefined {
-        /// As resolved.
-        host: String,
-        /// Asked for.
-        subset: String,
-        /// What applies instead.
-        known: String,
-    },
 }
 
 impl<'a> ClusterTable<'a> {
@@ -142,7 +118,15 @@ impl<'a> ClusterTable<'a> {
             Some(rule) => rule.lead.meta.namespace.as_str(),
             None => &found.service.namespace,
         };
-        if !self.registry.ledger.charge_values::<Cluster>(owner, 1) {
+        let names = found
+            .service
+            .named
+            .get(found.port_index)
+            .map_or(0, Vec::len);
+        let ledger = &self.registry.ledger;
+        if !ledger.charge_values::<Cluster>(owner, 1)
+            || !ledger.charge_values::<NamedEndpoint>(owner, names)
+        {
             return ClusterRef::Missing(cluster_name(port, subset, host));
         }
         let cluster = self.build(&found);
@@ -201,6 +185,30 @@ impl<'a> ClusterTable<'a> {
         services.map(|service| Arc::clone(&service.host)).collect()
     }
 
+    /// The endpoint sets that follow EndpointSlices, by Service.
+    pub(crate) fn endpoint_index(&self) -> EndpointIndex {
+        let mut index = EndpointIndex::default();
+        for (id, (cell, owner)) in &self.endpoints {
+            let service = self.registry.services.get(id.service);
+            let is_meant = |service: &&Arc<Service>| service.kind == ServiceKind::Kubernetes;
+            let Some(service) = service.filter(is_meant) else {
+                continue;
+            };
+            let key = ObjectKey::new(&*service.namespace, &*service.name);
+            index.add(
+                key,
+                FollowingSet {
+                    port: id.port,
+                    labels: id.labels.clone(),
+                    drops_unhealthy: id.drops_unhealthy,
+                    cell: Arc::clone(cell),
+                    owner: Arc::clone(owner),
+                },
+            );
+        }
+        index
+    }
+
     /// All clusters, in order of name and variant.
     pub(crate) fn into_clusters(self) -> Vec<Arc<Cluster>> {
         let mut clusters: Vec<Arc<Cluster>> = self
@@ -242,13 +250,34 @@ impl<'a> ClusterTable<'a> {
                 None => return Err(unknown_subset(name, wanted, rule)),
             },
         };
-        Ok(Found {
+        let found = Found {
             service,
             port,
             port_index,
             rule,
             subset,
-        })
+        };
+        match service.resolution {
+            Resolution::DynamicDns if subset.is_some() => Err(ClusterProblem::SubsetOfDynamic {
+                host: name.to_owned(),
+            }),
+            // Istio makes no DNS cluster without anything to resolve.
+            Resolution::Dns | Resolution::LogicalDns if dns_endpoints(&found).is_empty() => {
+                let rule = found.subset.and_then(|at| rule?.subset_at(at));
+                Err(ClusterProblem::NothingToResolve {
+                    host: name.to_owned(),
+                    of_subset: rule
+                        .map(|(_, _, subset)| format!(" in subset {}", subset.name))
+                        .unwrap_or_default(),
+                })
+            }
+            Resolution::Dns
+            | Resolution::LogicalDns
+            | Resolution::DynamicDns
+            | Resolution::Endpoints
+            | Resolution::Headless
+            | Resolution::OriginalDst => Ok(found),
+        }
     }
 
     fn unknown_host(&self, client: &ClientView, name: &str) -> ClusterProblem {
@@ -301,7 +330,14 @@ impl<'a> ClusterTable<'a> {
         }
         let discovery = discovery_of(service, port, &compiled.load_balancer);
         let labels = subset.map(|(_, _, subset)| &subset.labels);
-        let endpoints = self.endpoint_cell(found, labels, &blocks);
+        let dns = service
+            .resolution
+            .takes_names()
+            .then(|| Arc::new(dns_endpoints(found)));
+        let endpoints = match &dns {
+            Some(dns) => self.dns_cell(found, dns),
+            None => self.endpoint_cell(found, labels, &blocks),
+        };
         ClusterRef::Known(Arc::new(Cluster {
             name,
             variant: self.variant(service, rule),
@@ -318,6 +354,7 @@ impl<'a> ClusterTable<'a> {
             discovery,
             policy: compiled,
             endpoints,
+            dns,
             provenance: rule.and_then(|rule| cluster_provenance(rule, found.subset, port.number)),
         }))
     }
@@ -331,42 +368,6 @@ impl<'a> ClusterTable<'a> {
             return name;
         }
         Arc::from(format!("{name}@{}", service.provenance.object))
-    }
-
-    fn endpoint_cell(
-        &mut self,
-        found: &Found<'a>,
-        labels: Option<&Labels>,
-        blocks: &Blocks<'_>,
-    ) -> Arc<EndpointCell> {
-        let id = EndpointsId {
-            service: found.service.index,
-            port: found.port.number,
-            labels: labels.cloned().unwrap_or_default(),
-            drops_unhealthy: blocks.drops_unhealthy(),
-        };
-        if let Some(known) = self.endpoints.get(&id) {
-            return Arc::clone(known);
-        }
-        let all = found.service.endpoints.get(found.port_index);
-        let count = all.map_or(0, Vec::len);
-        // A subset is there because of its rule, whoever's the service is.
-        let owner = match (labels, found.rule) {
-            (Some(_), Some(rule)) => rule.lead.meta.namespace.as_str(),
-            (_, _) => &found.service.namespace,
-        };
-        let is_affordable = self.registry.ledger.charge_values::<Endpoint>(owner, count);
-        let all = all.filter(|_| is_affordable);
-        let endpoints = all
-            .into_iter()
-            .flatten()
-            .filter(|endpoint| is_selected(&id.labels, &endpoint.workload))
-            .filter(|endpoint| !id.drops_unhealthy || endpoint.health == Health::Healthy)
-            .cloned()
-            .collect();
-        let cell = Arc::new(EndpointCell::new(EndpointSet { endpoints }));
-        self.endpoints.insert(id, Arc::clone(&cell));
-        cell
     }
 }
 
@@ -388,26 +389,6 @@ fn find_service<'a>(
         .flatten()
 }
 
-fn unknown_subset(host: &str, subset: &str, rule: Option<&Rule>) -> ClusterProblem {
-    let known = match rule {
-        None => "no DestinationRule applies to it here".to_owned(),
-        Some(rule) => {
-            let names: Vec<&str> = rule.subset_names().collect();
-            let names = if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            };
-            format!("{} defines {names}", rule.lead.reference())
-        }
-    };
-    ClusterProblem::SubsetUndefined {
-        host: host.to_owned(),
-        subset: subset.to_owned(),
-        known,
-    }
-}
-
 /// Istio, `convertResolution` in pilot/pkg/networking/core/cluster.go: headless
 /// services are dialled at the address that the client chose, also for HTTP.
 fn discovery_of(service: &Service, port: &ServicePort, balancer: &LoadBalancer) -> Discovery {
@@ -416,10 +397,17 @@ fn discovery_of(service: &Service, port: &ServicePort, balancer: &LoadBalancer) 
             port: port.target_port,
         },
         Resolution::Headless => Discovery::OriginalDst { port: None },
-        Resolution::Endpoints if *balancer == LoadBalancer::Passthrough => {
+        Resolution::DynamicDns => Discovery::DynamicDns {
+            port: port.target_port.unwrap_or(port.number),
+        },
+        Resolution::Endpoints | Resolution::Dns | Resolution::LogicalDns
+            if *balancer == LoadBalancer::Passthrough =>
+        {
             Discovery::OriginalDst { port: None }
         }
         Resolution::Endpoints => Discovery::Endpoints,
+        Resolution::Dns => Discovery::Dns,
+        Resolution::LogicalDns => Discovery::LogicalDns,
     }
 }
 

@@ -1,16 +1,16 @@
-//! Findings that need more than one object: DestinationRules that concern nothing.
+//! Findings that need more than one object: DestinationRules and Sidecars that concern nothing.
 //!
 //! Source: Istio's analysers, pkg/config/analysis/msg/messages.yaml.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::api::{DestinationRule, EndpointSlice, Object, ObjectKey, ObjectSet};
+use crate::api::{DestinationRule, EndpointSlice, Object, ObjectSet, Resource};
 use crate::finding::{Finding, Severity};
 use crate::settings::CompileSettings;
 
 use super::host;
 use super::registry::workload::is_selected;
-use super::registry::{Registry, SERVICE_NAME_LABEL, Service};
+use super::registry::{Labels, Registry, SERVICE_NAME_LABEL, Service, in_namespace, pods_named_by};
 use super::scope::is_subset;
 
 /// Reports hosts of DestinationRules that no service has, subsets that select no
@@ -45,7 +45,18 @@ pub(crate) fn check_rules(
                 .all(|service| !waiting.contains(&(&*service.namespace, &*service.name)));
             check_subsets(object, &services, is_complete, findings);
         }
-        check_selector(objects, object, findings);
+        if let Some(selector) = &object.spec.workload_selector {
+            check_selector(objects, object, &selector.match_labels, findings);
+        }
+    }
+}
+
+/// Reports selectors of Sidecars that select no pod.
+pub(crate) fn check_sidecars(objects: &ObjectSet, findings: &mut Vec<Finding>) {
+    for object in objects.sidecars.values() {
+        if let Some(selector) = &object.spec.workload_selector {
+            check_selector(objects, object, &selector.labels, findings);
+        }
     }
 }
 
@@ -64,28 +75,19 @@ fn unknown_host(object: &Object<DestinationRule>, name: &str, registry: &Registr
 /// Namespace and name of each Service with an endpoint whose Pod was not given: labels
 /// that nobody has may be that Pod's.
 fn services_that_wait(objects: &ObjectSet) -> HashSet<(&str, &str)> {
-    let waits = |slice: &Object<EndpointSlice>| {
-        let targets = slice.spec.endpoints.iter();
-        let mut pods = targets
-            .filter_map(|endpoint| endpoint.target_ref.as_ref())
-            .filter(|target| target.kind == "Pod");
-        pods.any(|pod| {
-            let namespace = match pod.namespace.as_str() {
-                "" => slice.meta.namespace.as_str(),
-                namespace => namespace,
-            };
-            let key = ObjectKey::new(namespace, &pod.name);
-            !objects.pods.contains_key(&key)
-        })
-    };
     let slices = objects.endpoint_slices.values();
     slices
-        .filter(|slice| waits(slice))
+        .filter(|slice| waits(slice, objects))
         .filter_map(|slice| {
             let name = slice.meta.labels.get(SERVICE_NAME_LABEL)?;
             Some((slice.meta.namespace.as_str(), name.as_str()))
         })
         .collect()
+}
+
+/// Whether the slice names a Pod that was not given.
+pub(super) fn waits(slice: &Object<EndpointSlice>, objects: &ObjectSet) -> bool {
+    pods_named_by(slice).any(|pod| !objects.pods.contains_key(&pod))
 }
 
 /// `is_complete`: every Pod behind the services was given.
@@ -126,24 +128,20 @@ fn check_subsets(
     }
 }
 
-fn check_selector(
+fn check_selector<S: Resource>(
     objects: &ObjectSet,
-    object: &Object<DestinationRule>,
+    object: &Object<S>,
+    labels: &Labels,
     findings: &mut Vec<Finding>,
 ) {
-    let Some(selector) = &object.spec.workload_selector else {
-        return;
-    };
-    let mut own = super::registry::in_namespace(&objects.pods, &object.meta.namespace).peekable();
-    if own.peek().is_none()
-        || own.any(|(_, pod)| is_subset(&selector.match_labels, &pod.meta.labels))
-    {
+    let mut own = in_namespace(&objects.pods, &object.meta.namespace).peekable();
+    if own.peek().is_none() || own.any(|(_, pod)| is_subset(labels, &pod.meta.labels)) {
         return;
     }
     findings.push(object.finding(
         Severity::Warning,
         "empty-selector",
         "workloadSelector",
-        "no pod of the namespace has these labels: the rule has no effect",
+        "no pod of the namespace has these labels: it has no effect",
     ));
 }

@@ -61,15 +61,9 @@ pub(crate) enum Binding {
 pub(crate) fn binding_of(service: &Service) -> Binding {
     match (service.resolution, service.kind) {
         (Resolution::Headless, _) => Binding::EndpointAddresses,
-        (Resolution::Endpoints | Resolution::OriginalDst, _) if !service.addresses.is_empty() => {
-            Binding::Addresses
-        }
-        (Resolution::Endpoints | Resolution::OriginalDst, ServiceKind::ServiceEntry) => {
-            Binding::PortWide
-        }
-        (Resolution::Endpoints | Resolution::OriginalDst, ServiceKind::Kubernetes) => {
-            Binding::HostOnly
-        }
+        (_, _) if !service.addresses.is_empty() => Binding::Addresses,
+        (_, ServiceKind::ServiceEntry) => Binding::PortWide,
+        (_, ServiceKind::Kubernetes) => Binding::HostOnly,
     }
 }
 
@@ -193,6 +187,39 @@ impl Collector<'_, '_> {
                 protocol,
             });
         }
+        self.collect_dead_ports(client, service, only, facets);
+    }
+
+    /// Istio: an entry that stands behind another one with the same host still puts the host
+    /// on the route table of its own port, where no cluster answers (503 NC).
+    fn collect_dead_ports(
+        &mut self,
+        client: &ClientView,
+        service: &Arc<Service>,
+        only: Option<&BTreeSet<u16>>,
+        facets: &mut Facets,
+    ) {
+        for dead in &service.dead_ports {
+            let is_http = dead.protocol.is_http() || dead.protocol == Protocol::Auto;
+            let is_imported = only.is_none() && client.imports_port(service, dead.number);
+            if !is_http || !is_imported || !dead.export_to.includes(&client.namespace) {
+                continue;
+            }
+            let listener = client.sidecar.is_some().then_some(dead.number);
+            let rules = self
+                .virtual_services
+                .select(client, &service.host, listener);
+            let rules = rules.cloned();
+            let rules = rules.as_deref();
+            let host = self
+                .router
+                .virtual_host(client, rules, &service.host, dead.number);
+            self.claim_domains(client, service, dead.number, rules, &host, facets);
+            let owner = Owner::Service(service.index);
+            facets
+                .http_ports
+                .add(dead.number, Rank::default(), owner, ());
+        }
     }
 
     /// Services that the client's Sidecar does not import, but that rules which it does
@@ -269,7 +296,7 @@ impl Collector<'_, '_> {
             let rank = own_rank(domain.is_short_form);
             facets.domains.add(key, rank, owner, Arc::clone(host));
         }
-        for address in service.vips() {
+        for address in service.vips().chain(service.allocated.iter().copied()) {
             let key = (port, Arc::from(address_domain(address)));
             // Of two services with one address the older has it.
             let rank = (1, 0, 0, service.index, 0);

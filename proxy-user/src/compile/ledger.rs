@@ -49,11 +49,33 @@ impl Ledger {
             exempt: settings.mesh.root_namespace.clone(),
             ..Self::default()
         };
-        for (namespace, count) in objects.count_by_namespace() {
-            let limit = ledger.limits.objects;
-            ledger.check(namespace, "objects", count, limit, limit);
-        }
+        ledger.check_objects(objects);
         ledger
+    }
+
+    /// Nobody goes beyond it.
+    pub(crate) fn unbounded() -> Self {
+        Self {
+            limits: NamespaceBudget {
+                objects: u64::MAX,
+                addresses: u64::MAX,
+                regexes: u64::MAX,
+                regex_bytes: u64::MAX,
+                compiled_bytes: u64::MAX,
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Whether no namespace has more objects than it may.
+    pub(crate) fn check_objects(&self, objects: &ObjectSet) -> bool {
+        let limit = self.limits.objects;
+        let counts = objects.count_by_namespace();
+        counts
+            .into_iter()
+            .fold(true, |is_good, (namespace, count)| {
+                self.check(namespace, "objects", count, limit, limit) && is_good
+            })
     }
 
     /// Takes `bytes` of what will be compiled; `false`: beyond the budget, do not build it.

@@ -41,6 +41,7 @@ impl MeshPolicies {
     /// Reads the mesh's policies; one that cannot be read is an error and counts as absent.
     pub(crate) fn read(mesh: &MeshSettings, findings: &mut Vec<Finding>) -> Self {
         const RETRY: &str = "defaultHttpRetryPolicy";
+        const TRAFFIC: &str = "defaultTrafficPolicy";
         let written: Option<HTTPRetry> =
             decode(mesh.default_http_retry_policy.as_ref(), RETRY, findings);
         let mut compile = |skips_hosts: bool| {
@@ -56,15 +57,32 @@ impl MeshPolicies {
             findings.extend(unknown.map(|message| finding(&format!("{RETRY}.retryOn"), message)));
             Arc::new(policy)
         };
+        let (retry, hashed_retry) = (compile(true), compile(false));
+        let traffic: DefaultTrafficPolicy =
+            decode(mesh.default_traffic_policy.as_ref(), TRAFFIC, findings).unwrap_or_default();
+        let outlier = traffic.outlier_detection.as_ref();
+        for (is_set, field) in [
+            (
+                written.is_some_and(|retry| retry.retry_remote_localities.is_some()),
+                format!("{RETRY}.retryRemoteLocalities"),
+            ),
+            (
+                outlier.is_some_and(|outlier| outlier.consecutive_errors.is_some()),
+                format!("{TRAFFIC}.outlierDetection.consecutiveErrors"),
+            ),
+        ] {
+            if is_set {
+                let message = "not honoured, the mesh acts without it";
+                findings.push(
+                    Finding::new(Severity::Warning, "mesh-not-honoured", message)
+                        .with_field(format!("mesh.{field}")),
+                );
+            }
+        }
         Self {
-            retry: compile(true),
-            hashed_retry: compile(false),
-            traffic: decode(
-                mesh.default_traffic_policy.as_ref(),
-                "defaultTrafficPolicy",
-                findings,
-            )
-            .unwrap_or_default(),
+            retry,
+            hashed_retry,
+            traffic,
         }
     }
 

@@ -18,6 +18,7 @@ mod degraded;
 mod delegate;
 mod destination_rule;
 mod diagnostics;
+pub mod endpoint_change;
 mod envoy_filter;
 pub mod explain;
 mod facet;
@@ -65,6 +66,7 @@ pub use within_budget::{WithinBudget, compile_within_budget};
 
 use cluster::ClusterTable;
 use destination_rule::RuleIndex;
+pub use endpoint_change::{EndpointChange, EndpointIndex, compile_endpoints};
 use gateway::GatewayContext;
 use mesh::MeshPolicies;
 use pod::PodContext;
@@ -81,6 +83,8 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Everything that does not act as written, in order of place.
     pub findings: Vec<Finding>,
+    /// Which endpoint sets follow which EndpointSlices.
+    pub endpoints: EndpointIndex,
     /// Namespaces beyond their budget, of which parts are left out: see
     /// [`compile_within_budget`].
     pub overspent: Vec<Overspent>,
@@ -97,6 +101,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
     let unenforced = security::find_unenforced(objects, settings, &mut findings);
     envoy_filter::check(objects, settings, &mut findings);
     diagnostics::check_rules(objects, settings, &registry, &mut findings);
+    diagnostics::check_sidecars(objects, &mut findings);
     let policies = MeshPolicies::read(&settings.mesh, &mut findings);
     let mut clusters = ClusterTable::new(&registry, &rules, settings, &policies);
     let mut problems = Problems::default();
@@ -135,6 +140,7 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         unenforced: &unenforced,
     };
     let pods = pod::build(&context, &mut findings);
+    let mut endpoints = clusters.endpoint_index();
     let overspent = registry.ledger.overspent();
     let snapshot = Snapshot {
         mesh: mesh_defaults(&settings.mesh),
@@ -151,11 +157,13 @@ pub fn compile(objects: &ObjectSet, settings: &CompileSettings) -> Compiled {
         kernel: listeners.kernel,
         ..Snapshot::default()
     };
+    endpoints.set_ledger(registry.ledger);
     findings.sort();
     findings.dedup();
     Compiled {
         snapshot,
         findings,
+        endpoints,
         overspent,
     }
 }
@@ -175,6 +183,7 @@ fn service_view(service: &Service) -> ServiceView {
         namespace: Arc::clone(&service.namespace),
         kind: service.kind.as_str(),
         addresses: service.addresses.clone(),
+        allocated: service.allocated.clone(),
         ports: ports
             .map(|port| (port.number, Arc::clone(&port.name), port.protocol))
             .collect(),

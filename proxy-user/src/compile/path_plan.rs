@@ -181,7 +181,11 @@ pub(super) fn untouched_reason(
         }
         (
             ServiceKind::ServiceEntry,
-            Discovery::OriginalDst { port: Some(_) } | Discovery::Endpoints,
+            Discovery::OriginalDst { port: Some(_) }
+            | Discovery::Endpoints
+            | Discovery::Dns
+            | Discovery::LogicalDns
+            | Discovery::DynamicDns { .. },
         ) => None,
     }
 }
@@ -238,11 +242,17 @@ fn fits(cluster: &Cluster, strictness: Strictness) -> Result<(), &'static str> {
     {
         return Err("consistent hash of something other than the source address");
     }
+    if matches!(cluster.discovery, Discovery::DynamicDns { .. }) {
+        return Err("resolved for each request");
+    }
     if !fits_slots(cluster) {
         return Err("endpoint weights need more than 256 slots");
     }
     if strictness == Strictness::L4Part {
         return Ok(());
+    }
+    if !has_even_names(cluster) {
+        return Err("weights of names, each of which may have many addresses");
     }
     for (needs_proxy, reason) in [
         (pool.max_connections != u32::MAX, "maxConnections"),
@@ -259,6 +269,18 @@ fn fits(cluster: &Cluster, strictness: Strictness) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+/// Whether all endpoints that DNS may give have one weight: how many slots others need is
+/// known only with the answer.
+fn has_even_names(cluster: &Cluster) -> bool {
+    let Some(dns) = &cluster.dns else {
+        return true;
+    };
+    let fixed = dns.fixed.iter().map(|endpoint| endpoint.weight);
+    let mut weights = dns.named.iter().map(|named| named.weight).chain(fixed);
+    let first = weights.next();
+    weights.all(|weight| Some(weight) == first)
 }
 
 /// Whether the endpoints' weights, in lowest terms, fit the kernel's spread-out list.

@@ -158,6 +158,16 @@ impl Checker<'_> {
                 self.problems
                     .error("unknown-port", &place, problem.to_string());
             }
+            ClusterProblem::NothingToResolve { .. } => {
+                let place = place.field("host");
+                self.problems
+                    .error("no-endpoints", &place, problem.to_string());
+            }
+            ClusterProblem::SubsetOfDynamic { .. } => {
+                let place = place.field("subset");
+                self.problems
+                    .error("unknown-subset", &place, problem.to_string());
+            }
             ClusterProblem::SubsetUndefined { .. } => {
                 let place = place.field("subset");
                 let message = problem.to_string();

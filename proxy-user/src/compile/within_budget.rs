@@ -31,6 +31,8 @@ pub struct WithinBudget {
     /// The objects that were compiled: all that were given, but for namespaces beyond their
     /// budget.
     pub objects: ObjectSet,
+    /// They are all that were given.
+    pub is_whole: bool,
 }
 
 /// Compiles `objects`. A namespace whose objects need more than its budget keeps those that
@@ -51,6 +53,7 @@ pub fn compile_within_budget(
             return WithinBudget {
                 compiled,
                 objects: candidate,
+                is_whole: instead.is_empty(),
             };
         }
         for overspent in std::mem::take(&mut compiled.overspent) {

@@ -5,14 +5,16 @@
 //! accepts. Start at [`Control::run`].
 
 mod access_log;
+mod apply;
 mod budget;
 mod flows;
 mod live;
+mod names;
 mod pods;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use proxy_common::reason::Reason;
@@ -20,24 +22,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::Node;
-use crate::api::ObjectSet;
-use crate::compile::{WithinBudget, compile_within_budget};
-use crate::finding::{Finding, Severity};
+use crate::dns::{Answer, Dns};
+use crate::finding::Finding;
 use crate::kernel::KernelMaps;
 use crate::node::listener::HandedListener;
 use crate::node::{HostGuard, NodeEvent, WantedPod};
 use crate::proxy::WorkerHandle;
 use crate::settings::Settings;
-use crate::snapshot::{Capture, Publisher, Snapshot};
-use crate::source::mesh::mesh_config;
+use crate::snapshot::{Publisher, Snapshot};
 use crate::source::state::Loaded;
 use crate::telemetry::NodeMetrics;
 use crate::telemetry::node_metrics::MapFill;
 
 pub(crate) use access_log::{AccessLogState, AccessLogTarget};
+use apply::InForce;
 use budget::Budgets;
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
+use names::NameTable;
 use pods::PodTable;
 
 /// How often the kernel learns that its maps are true.
@@ -69,15 +71,11 @@ pub(crate) struct Parts {
     pub(crate) handed: Vec<HandedListener>,
 }
 
-/// A setting that is given and does nothing.
-fn setting_finding((key, effect): (String, &'static str)) -> Finding {
-    Finding::new(Severity::Warning, "setting-not-honoured", effect).with_field(key)
-}
-
 /// The control loop's state.
 pub(crate) struct Control {
     parts: Parts,
     pods: PodTable,
+    names: NameTable,
     source_findings: Vec<Finding>,
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
@@ -86,15 +84,18 @@ pub(crate) struct Control {
     budgets: Budgets,
     snapshot: Arc<Snapshot>,
     /// What the snapshot was compiled from.
-    in_force: ObjectSet,
+    in_force: Option<InForce>,
     /// Waits for what the workers answer; at most one at a time.
     asking: Option<JoinHandle<()>>,
 }
 
 impl Control {
-    /// A loop over these parts; nothing is published yet.
-    pub(crate) fn new(mut parts: Parts) -> Self {
+    /// A loop over these parts; nothing is published yet. `dns`: resolves the names of
+    /// ServiceEntries.
+    pub(crate) fn new(mut parts: Parts, dns: Dns) -> Self {
         Self {
+            names: NameTable::new(dns),
+            in_force: None,
             pods: PodTable::new(std::mem::take(&mut parts.handed), Arc::clone(&parts.host)),
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
@@ -102,7 +103,6 @@ impl Control {
             budget_findings: Vec::new(),
             budgets: Budgets::default(),
             snapshot: Arc::new(Snapshot::default()),
-            in_force: ObjectSet::default(),
             asking: None,
             parts,
         }
@@ -128,6 +128,7 @@ impl Control {
         mut self,
         mut updates: watch::Receiver<Arc<Loaded>>,
         mut node: mpsc::Receiver<NodeEvent>,
+        mut answers: mpsc::Receiver<Answer>,
         stop: impl Future<Output = S>,
     ) -> (Self, S) {
         tokio::pin!(stop);
@@ -148,6 +149,7 @@ impl Control {
                     self.apply(&loaded);
                 }
                 Some(event) = node.recv() => self.on_node_event(event),
+                Some(answer) = answers.recv() => self.on_answers(answer, &mut answers),
                 _ = renew.tick() => self.renew(),
                 _ = check.tick() => self.check(),
             }
@@ -165,87 +167,6 @@ impl Control {
     /// maps stay as they are.
     pub(crate) fn hand_over(self) -> (Vec<WorkerHandle>, Vec<HandedListener>) {
         (self.parts.workers, self.pods.into_listeners())
-    }
-
-    /// A complete set of objects: compile, publish to the workers, then the kernel.
-    pub(crate) fn apply(&mut self, loaded: &Loaded) {
-        let started = Instant::now();
-        let mut mesh_findings = Vec::new();
-        let root_namespace = self.parts.settings.mesh(None).root_namespace;
-        let mesh = mesh_config(&loaded.objects, &root_namespace, &mut mesh_findings);
-        let settings = self.parts.settings.compile_settings(mesh.as_ref());
-        let access_log = &self.parts.access_log;
-        mesh_findings.extend(access_log.find_difference(&settings.mesh, &root_namespace));
-        let unused = self.parts.settings.not_honoured();
-        mesh_findings.extend(unused.into_iter().map(setting_finding));
-        let WithinBudget { compiled, objects } =
-            compile_within_budget(&loaded.objects, &self.in_force, &settings);
-        self.in_force = objects;
-        let compile_time = started.elapsed();
-        self.snapshot = self.parts.publisher.publish(compiled.snapshot);
-        let report = self.parts.kernel.sync(&self.snapshot.kernel);
-        self.source_findings = loaded.findings.clone();
-        self.source_findings.extend(mesh_findings);
-        self.compile_findings = compiled.findings;
-        self.kernel_findings = pods::kernel_findings(&report);
-        let failed = report.problems.len() as u64;
-        self.parts.metrics.kernel_sync_errors.add(failed);
-        let wanted = wanted_pods(&self.snapshot);
-        self.parts.wanted.send_if_modified(|current| {
-            let is_changed = **current != wanted;
-            if is_changed {
-                *current = Arc::new(wanted);
-            }
-            is_changed
-        });
-        self.pods
-            .reconcile(&self.snapshot, &*self.parts.kernel, &self.parts.workers);
-        self.report(loaded, compile_time);
-    }
-
-    fn report(&mut self, loaded: &Loaded, compile_time: Duration) {
-        let findings = self.report_findings();
-        let objects = loaded.objects.len();
-        let skipped = loaded.skipped.values().sum();
-        self.parts.live.set_source(objects, skipped);
-        self.show_pods();
-        self.parts.metrics.snapshot_applied(
-            self.snapshot.version.0,
-            objects,
-            compile_time,
-            SystemTime::now(),
-        );
-        tracing::info!(
-            version = self.snapshot.version.0,
-            objects,
-            skipped,
-            findings,
-            compile_ms = u64::try_from(compile_time.as_millis()).unwrap_or(u64::MAX),
-            "snapshot applied"
-        );
-    }
-
-    /// Shows the findings in force, logs those that were not before, and says how many there are.
-    fn report_findings(&self) -> usize {
-        let findings = self.findings();
-        let before = self.parts.live.set_findings(findings.clone());
-        for finding in findings.iter().filter(|finding| !before.contains(finding)) {
-            tracing::warn!("{finding}");
-        }
-        self.parts
-            .metrics
-            .set_findings(live::count_by_severity(&findings));
-        findings.len()
-    }
-
-    fn findings(&self) -> Vec<Finding> {
-        let mut all = self.source_findings.clone();
-        all.extend_from_slice(&self.compile_findings);
-        all.extend_from_slice(&self.kernel_findings);
-        all.extend_from_slice(&self.budget_findings);
-        all.sort();
-        all.dedup();
-        all
     }
 
     fn on_node_event(&mut self, event: NodeEvent) {
@@ -366,20 +287,4 @@ impl Control {
             Err(error) => tracing::warn!(%error, "cannot sweep original destinations"),
         }
     }
-}
-
-fn wanted_pods(snapshot: &Snapshot) -> Vec<WantedPod> {
-    let mut wanted: Vec<WantedPod> = snapshot
-        .pods
-        .values()
-        .filter(|pod| pod.capture == Capture::Captured)
-        .map(|pod| WantedPod {
-            uid: pod.uid.clone(),
-            ips: pod.ips.clone(),
-            config_hash: pod.config_hash.clone(),
-            is_host_network: pod.is_host_network,
-        })
-        .collect();
-    wanted.sort_by(|a, b| a.uid.cmp(&b.uid));
-    wanted
 }

@@ -95,6 +95,10 @@ impl KernelMaps for FakeKernel {
         SyncReport::default()
     }
 
+    fn sync_endpoints(&self, view: &KernelView, _: &[usize]) -> Option<SyncReport> {
+        Some(self.sync(view))
+    }
+
     fn upsert_pod(&self, pod: &PodEntry) -> Result<(), KernelError> {
         self.state().pods.insert(pod.id, pod.clone());
         Ok(())

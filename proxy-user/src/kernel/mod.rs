@@ -58,6 +58,12 @@ pub trait KernelMaps: Send + Sync {
     /// report; everything else applies.
     fn sync(&self, view: &KernelView) -> SyncReport;
 
+    /// Makes the endpoint lists of `changed`, indices of `view.clusters`, match `view`, the same
+    /// view as the last one but for them. What that changes beside the lists (a cluster that
+    /// fits no longer, or fits again) makes it a whole [`Self::sync`]. `None`: nothing else was
+    /// touched, and the last report holds.
+    fn sync_endpoints(&self, view: &KernelView, changed: &[usize]) -> Option<SyncReport>;
+
     /// Names a pod, or changes what is known about it. Its scope should be in the last view;
     /// until it is, its connections pass.
     ///

@@ -175,6 +175,23 @@ impl KernelMaps for Kernel {
         report
     }
 
+    fn sync_endpoints(&self, view: &KernelView, changed: &[usize]) -> Option<SyncReport> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let State {
+            loaded, planner, ..
+        } = &mut *state;
+        let live_count = |id: u32| loaded.maps.live_counts.get(&id, 0).unwrap_or(u64::MAX);
+        let clusters = changed.iter().filter_map(|index| view.clusters.get(*index));
+        let plan = planner.plan_endpoints(clusters, &live_count, now);
+        let report = plan.map(|plan| maps::execute(&mut loaded.maps, planner, plan, now));
+        drop(state);
+        match report {
+            Some(report) if report.problems.is_empty() => None,
+            Some(_) | None => Some(self.sync(view)),
+        }
+    }
+
     fn upsert_pod(&self, pod: &PodEntry) -> Result<(), KernelError> {
         let mut state = self.state();
         let State {

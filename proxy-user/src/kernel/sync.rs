@@ -23,7 +23,7 @@ use proxy_common::{
 use wanted::Wanted;
 
 use super::ids::{IdPool, RangePool, stable_hash};
-use crate::snapshot::{KernelView, clusters::ClusterKey};
+use crate::snapshot::{KernelView, clusters::ClusterKey, kernel_view::KernelCluster};
 
 /// What one sync did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -245,30 +245,34 @@ impl Planner {
         plan
     }
 
+    /// The writes for the endpoint lists of these clusters alone; `None` if the maps do not hold
+    /// one of them or cannot hold its list, for then other entries change as well.
+    pub(super) fn plan_endpoints<'v>(
+        &mut self,
+        clusters: impl Iterator<Item = &'v KernelCluster>,
+        live_count: &dyn Fn(u32) -> u64,
+        now: Instant,
+    ) -> Option<Plan> {
+        self.live_pool.wake(now, |id| live_count(id) == 0);
+        let mut plan = Plan::default();
+        let mut wanted = Wanted::default();
+        for cluster in clusters {
+            let key_hash = stable_hash(&[&cluster.key.name, &cluster.key.variant]);
+            let id = self.cluster_ids.get(&key_hash)?;
+            self.present.clusters.get(id)?;
+            self.want_cluster(&mut wanted, &mut plan, cluster, now)?;
+        }
+        self.write_clusters(&mut plan.writes, &wanted.tables);
+        Some(plan)
+    }
+
     fn write_differences(&self, plan: &mut Plan, wanted: &Tables) {
         let present = &self.present;
         let writes = &mut plan.writes;
         changed(&present.scopes, &wanted.scopes, |id, value| {
             writes.push(Write::Scope(id, Some(value)))
         });
-        for (id, value) in &wanted.clusters {
-            let Some(lists) = wanted.endpoints.get(id) else {
-                continue;
-            };
-            let held = present.endpoints.get(id);
-            for (at, start) in [value.start_v4, value.start_v6].into_iter().enumerate() {
-                if held.is_none_or(|held| held[at] != lists[at]) {
-                    writes.extend(
-                        (start..)
-                            .zip(&lists[at])
-                            .map(|(slot, value)| Write::Endpoint(slot, *value)),
-                    );
-                }
-            }
-        }
-        changed(&present.clusters, &wanted.clusters, |id, value| {
-            writes.push(Write::Cluster(id, Some(value)))
-        });
+        self.write_clusters(writes, wanted);
         changed(&present.splits, &wanted.splits, |id, value| {
             writes.push(Write::Split(id, Some(value)))
         });
@@ -293,6 +297,29 @@ impl Planner {
         });
         gone(&present.scopes, &wanted.scopes, |id| {
             writes.push(Write::Scope(id, None))
+        });
+    }
+
+    /// Fresh endpoint lists, then the clusters that name them.
+    fn write_clusters(&self, writes: &mut Vec<Write>, wanted: &Tables) {
+        let present = &self.present;
+        for (id, value) in &wanted.clusters {
+            let Some(lists) = wanted.endpoints.get(id) else {
+                continue;
+            };
+            let held = present.endpoints.get(id);
+            for (at, start) in [value.start_v4, value.start_v6].into_iter().enumerate() {
+                if held.is_none_or(|held| held[at] != lists[at]) {
+                    writes.extend(
+                        (start..)
+                            .zip(&lists[at])
+                            .map(|(slot, value)| Write::Endpoint(slot, *value)),
+                    );
+                }
+            }
+        }
+        changed(&present.clusters, &wanted.clusters, |id, value| {
+            writes.push(Write::Cluster(id, Some(value)))
         });
     }
 }

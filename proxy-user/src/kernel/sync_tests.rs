@@ -403,3 +403,47 @@ fn what_the_kernel_cannot_balance_goes_to_the_proxy_and_says_so() {
         .collect();
     assert_eq!(kinds, [Action::PROXY]);
 }
+
+#[test]
+fn endpoints_alone_write_their_list_and_their_cluster() {
+    let mut view = KernelView {
+        services: vec![service(1, Some(plan_of(split(&[(1, 0)]))))],
+        clusters: vec![
+            cluster("a", &["10.1.0.1:80"]),
+            cluster("b", &["10.1.0.9:80"]),
+        ],
+        ..KernelView::default()
+    };
+    let (mut planner, mut memory) = (Planner::new(Tables::default()), Memory::default());
+    apply(&mut planner, &mut memory, &view, &[]);
+    let changed = endpoints(&["10.1.0.2:80", "10.1.0.3:80"]);
+    view.clusters[0].endpoints.store(changed);
+    let now = Instant::now();
+    let mut alone = |planner: &mut Planner, clusters: &[KernelCluster]| {
+        let plan = planner.plan_endpoints(clusters.iter(), &|_| 0, now)?;
+        assert_eq!(plan.problems, []);
+        let mut slots = PendingSlots::default();
+        for (step, write) in plan.writes.iter().enumerate() {
+            memory.write(write);
+            planner.applied(write, &mut slots, now);
+            memory.check_references(step);
+        }
+        Some(plan.writes.len())
+    };
+    assert_eq!(alone(&mut planner, &view.clusters[..1]), Some(3));
+    assert_eq!(
+        alone(&mut planner, &view.clusters),
+        Some(0),
+        "nothing is left to do"
+    );
+    let stranger = [cluster("c", &["10.1.0.1:80"])];
+    assert_eq!(
+        alone(&mut planner, &stranger),
+        None,
+        "the maps do not hold it"
+    );
+    // A whole sync agrees.
+    assert_eq!(apply(&mut planner, &mut memory, &view, &[]), 0);
+    view.clusters.pop();
+    assert_eq!(apply(&mut planner, &mut memory, &view, &[]), 1);
+}

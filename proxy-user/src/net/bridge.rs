@@ -1,7 +1,10 @@
-//! The traits by which the proxy asks what only the kernel or the node knows.
+//! The traits by which the proxy asks what only the kernel, the node or DNS knows.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, ready};
 
 use proxy_common::pod::PodId;
 
@@ -64,4 +67,35 @@ pub trait SocketFactory: Send + Sync {
 pub trait Heartbeat: Send {
     /// Writes "alive now"; called at least once a second by a healthy worker.
     fn beat(&self);
+}
+
+/// Asks DNS for names that requests bring.
+pub trait NameResolver: Send + Sync {
+    /// The addresses of `name` in the order of the answer, at least one. A name that was
+    /// asked for lately is answered at once, by its last good answer if DNS fails now.
+    fn resolve(&self, name: &str) -> BoxFuture<'static, Result<Arc<[IpAddr]>, NameError>>;
+}
+
+/// Why a name has no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// DNS says so.
+    #[error("the name has no address")]
+    NoAddress,
+    /// DNS did not answer, and has not before.
+    #[error("DNS does not answer")]
+    NoAnswer,
+    /// More names are asked for at once than are resolved.
+    #[error("too many names wait for DNS")]
+    Overloaded,
+}
+
+/// Knows no name: for workers that run without a resolver.
+#[derive(Debug, Clone, Copy)]
+pub struct NoNames;
+
+impl NameResolver for NoNames {
+    fn resolve(&self, _: &str) -> BoxFuture<'static, Result<Arc<[IpAddr]>, NameError>> {
+        Box::pin(ready(Err(NameError::NoAnswer)))
+    }
 }

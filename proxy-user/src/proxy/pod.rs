@@ -23,7 +23,9 @@ use super::context::{ArcRecorder, PodContext, PodStats, WorkerLimits};
 use super::live::{ConnectionView, PodStatus};
 use super::tcp::refuse;
 use super::upstream::Upstreams;
-use crate::net::{Accepted, DownstreamAddr, NetnsCookie, OriginalDstSource, PodUid, SocketFactory};
+use crate::net::{
+    Accepted, DownstreamAddr, NameResolver, NetnsCookie, OriginalDstSource, PodUid, SocketFactory,
+};
 use crate::snapshot::SnapshotReader;
 use crate::snapshot::clusters::special;
 use crate::telemetry::record::{Recorder, WorkloadLabels};
@@ -67,6 +69,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct PodEnvironment {
     pub(super) snapshot: SnapshotReader,
     pub(super) original_dsts: Arc<dyn OriginalDstSource>,
+    pub(super) names: Arc<dyn NameResolver>,
     pub(super) recorder: Arc<dyn Recorder>,
     pub(super) limits: WorkerLimits,
     pub(super) draining: watch::Receiver<bool>,
@@ -109,7 +112,7 @@ impl Pod {
             netns: handle.netns,
             listening_since_ns: handle.listening_since_ns,
             snapshot: environment.snapshot,
-            upstreams: Upstreams::new(handle.sockets),
+            upstreams: Upstreams::new(handle.sockets, environment.names),
             recorder: ArcRecorder(environment.recorder),
             labels: handle.labels,
             draining: environment.draining,

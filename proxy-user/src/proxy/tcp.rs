@@ -76,6 +76,7 @@ pub(super) async fn serve(
         is_upgrade: false,
         original_dst: facts.original_dst,
         bind: bound_source(facts.downstream),
+        name: facts.server_name.as_deref(),
     };
     let remote = client_address(pod, facts.downstream, facts.original_dst);
     let mut record = OpenRecord::new(pod, place, &facts, remote);
@@ -88,7 +89,7 @@ pub(super) async fn serve(
         hash: source_hash(&cluster, remote),
         ..context
     };
-    let target = match pod.upstreams.pick_tcp(&cluster, &context) {
+    let target = match pod.upstreams.pick_tcp(&cluster, &context).await {
         Ok(target) => target,
         Err(error) => return record.fail(&error),
     };

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use super::tls::testing::client_hello;
 use super::upstream::testing::{Loopback, cluster, endpoint};
 use super::*;
-use crate::net::{Accepted, CapturedDst, NetnsCookie, OriginalDstSource, PodUid, SocketFactory};
+use crate::net::{
+    Accepted, CapturedDst, NetnsCookie, NoNames, OriginalDstSource, PodUid, SocketFactory,
+};
 use crate::snapshot::clusters::ClusterRef;
 use crate::snapshot::listeners::{Destination, Protocol, ScopeView};
 use crate::snapshot::policy::ConnectionPool;
@@ -434,6 +436,7 @@ fn a_panic_ends_its_own_connection_and_nothing_else() {
         id: 1,
         snapshot: reader,
         original_dsts: Arc::new(Fragile::default()),
+        names: Arc::new(NoNames),
         recorder: Arc::new(FakeRecorder::default()),
         heartbeat: Box::new(Beats(Arc::default())),
         limits: WorkerLimits::default(),

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use super::context::WorkerLimits;
 use super::live::{ConnectionView, WorkerStatus};
 use super::pod::{Pod, PodEnvironment, PodHandle};
-use crate::net::{Heartbeat, OriginalDstSource};
+use crate::net::{Heartbeat, NameResolver, OriginalDstSource};
 use crate::snapshot::SnapshotReader;
 use crate::telemetry::record::Recorder;
 
@@ -37,6 +37,8 @@ pub struct WorkerConfig {
     pub snapshot: SnapshotReader,
     /// Where original destinations are.
     pub original_dsts: Arc<dyn OriginalDstSource>,
+    /// Where addresses of names that requests bring are.
+    pub names: Arc<dyn NameResolver>,
     /// Where records go.
     pub recorder: Arc<dyn Recorder>,
     /// Its sign of life.
@@ -195,6 +197,7 @@ async fn run(config: WorkerConfig, mut commands: mpsc::Receiver<WorkerCommand>) 
         id: config.id,
         snapshot: config.snapshot,
         original_dsts: config.original_dsts,
+        names: config.names,
         recorder: config.recorder,
         limits: config.limits,
         draining,
@@ -218,6 +221,7 @@ struct Pods {
     id: u32,
     snapshot: SnapshotReader,
     original_dsts: Arc<dyn OriginalDstSource>,
+    names: Arc<dyn NameResolver>,
     recorder: Arc<dyn Recorder>,
     limits: WorkerLimits,
     draining: watch::Receiver<bool>,
@@ -247,6 +251,7 @@ impl Pods {
         let environment = PodEnvironment {
             snapshot: self.snapshot.clone(),
             original_dsts: Arc::clone(&self.original_dsts),
+            names: Arc::clone(&self.names),
             recorder: Arc::clone(&self.recorder),
             limits: self.limits.clone(),
             draining: self.draining.clone(),

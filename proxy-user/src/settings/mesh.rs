@@ -37,6 +37,8 @@ pub struct MeshSettings {
     pub default_destination_rule_export_to: Vec<String>,
     /// `h2UpgradePolicy: UPGRADE`.
     pub h2_upgrade: bool,
+    /// `dnsRefreshRate`, default 60 s: names whose answers have no TTL, or that failed.
+    pub dns_refresh_rate: Duration,
     /// `tcpKeepalive`.
     pub tcp_keepalive: MeshKeepalive,
     /// `defaultHttpRetryPolicy` as it is written: a VirtualService's `retries`.
@@ -89,6 +91,7 @@ impl Default for MeshSettings {
             default_virtual_service_export_to: everybody(),
             default_destination_rule_export_to: everybody(),
             h2_upgrade: false,
+            dns_refresh_rate: Duration::from_secs(60),
             tcp_keepalive: MeshKeepalive::default(),
             default_http_retry_policy: None,
             default_traffic_policy: None,
@@ -116,6 +119,7 @@ impl MeshSettings {
             "defaultVirtualServiceExportTo": self.default_virtual_service_export_to,
             "defaultDestinationRuleExportTo": self.default_destination_rule_export_to,
             "h2UpgradePolicy": if self.h2_upgrade { UPGRADE } else { DO_NOT_UPGRADE },
+            "dnsRefreshRate": duration::text(self.dns_refresh_rate),
         });
         if self.tcp_keepalive != MeshKeepalive::default() {
             document["tcpKeepalive"] = self.tcp_keepalive.document();

@@ -15,7 +15,7 @@ use super::mesh::{
 
 /// Fields of MeshConfig that exist and that Mizzen does not act on, with the values (as JSON)
 /// that ask for what happens anyway. Source: Istio, mesh/v1alpha1/config.proto.
-const NOT_HONOURED: [(&str, &[&str]); 40] = [
+const NOT_HONOURED: [(&str, &[&str]); 39] = [
     ("accessLogFormat", &[]),
     ("caCertificates", &[]),
     ("certificates", &[]),
@@ -25,7 +25,6 @@ const NOT_HONOURED: [(&str, &[&str]); 40] = [
     ("defaultProviders", &[]),
     ("disableEnvoyListenerLog", &["true"]),
     ("discoverySelectors", &[]),
-    ("dnsRefreshRate", &[]),
     ("enableAutoMtls", &["false"]),
     ("enableEnvoyAccessLogService", &["false"]),
     ("enablePrometheusMerge", &["false"]),
@@ -81,6 +80,7 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: Option<Vec<String>>,
     pub default_destination_rule_export_to: Option<Vec<String>>,
     pub h2_upgrade: Option<bool>,
+    pub dns_refresh_rate: Option<Duration>,
     pub tcp_keepalive: Option<MeshKeepalive>,
     pub default_http_retry_policy: Option<Value>,
     pub default_traffic_policy: Option<Value>,
@@ -156,6 +156,7 @@ impl MeshConfig {
             default_virtual_service_export_to: fields.texts("defaultVirtualServiceExportTo")?,
             default_destination_rule_export_to: fields.texts("defaultDestinationRuleExportTo")?,
             h2_upgrade: fields.parsed_by("h2UpgradePolicy", one_of(UPGRADE, DO_NOT_UPGRADE))?,
+            dns_refresh_rate: fields.duration("dnsRefreshRate")?,
             tcp_keepalive,
             default_http_retry_policy: fields.value("defaultHttpRetryPolicy"),
             default_traffic_policy: fields.value("defaultTrafficPolicy"),
@@ -189,6 +190,7 @@ impl MeshConfig {
                 .default_destination_rule_export_to
                 .or(below.default_destination_rule_export_to),
             h2_upgrade: self.h2_upgrade.or(below.h2_upgrade),
+            dns_refresh_rate: self.dns_refresh_rate.or(below.dns_refresh_rate),
             tcp_keepalive: self.tcp_keepalive.or(below.tcp_keepalive),
             default_http_retry_policy: self
                 .default_http_retry_policy
@@ -225,6 +227,10 @@ impl MeshConfig {
             default_virtual_service_export_to: list(&self.default_virtual_service_export_to),
             default_destination_rule_export_to: list(&self.default_destination_rule_export_to),
             h2_upgrade: self.h2_upgrade.unwrap_or(default.h2_upgrade),
+            dns_refresh_rate: self
+                .dns_refresh_rate
+                .filter(|rate| !rate.is_zero())
+                .unwrap_or(default.dns_refresh_rate),
             tcp_keepalive: self.tcp_keepalive.unwrap_or_default(),
             default_http_retry_policy: self.default_http_retry_policy.clone(),
             default_traffic_policy: self.default_traffic_policy.clone(),

@@ -47,6 +47,8 @@ pub struct Settings {
     pub gateway: Vec<(String, String)>,
     /// `--pins`; default [`PINS_DIR`].
     pub pins: PathBuf,
+    /// `--resolv-conf`; default [`RESOLV_CONF`].
+    pub resolv_conf: PathBuf,
     /// `--metrics`; default [`METRICS_ADDRESS`].
     pub metrics: SocketAddr,
     /// `--health`; default [`HEALTH_ADDRESS`].
@@ -75,6 +77,8 @@ pub struct Settings {
 pub const ADMIN_SOCKET: &str = "/run/mizzen/admin.sock";
 /// Default of [`Settings::pins`].
 pub const PINS_DIR: &str = "/sys/fs/bpf/mizzen";
+/// Default of [`Settings::resolv_conf`]: resolv.conf(5) of the daemon.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Default of [`Settings::metrics`]: Istio's port for merged metrics.
 pub const METRICS_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15020);
@@ -112,6 +116,9 @@ impl Settings {
             files: layer.files,
             gateway: layer.gateway.unwrap_or_default(),
             pins: layer.pins.unwrap_or_else(|| PathBuf::from(PINS_DIR)),
+            resolv_conf: layer
+                .resolv_conf
+                .unwrap_or_else(|| PathBuf::from(RESOLV_CONF)),
             metrics: layer.metrics.unwrap_or(METRICS_ADDRESS),
             health: layer.health.unwrap_or(HEALTH_ADDRESS),
             on_proxy_down: layer.on_proxy_down.unwrap_or_default(),
@@ -186,6 +193,7 @@ impl Settings {
             "files": self.files,
             "gateway": gateway.join(","),
             "pins": self.pins,
+            "resolvConf": self.resolv_conf,
             "metrics": self.metrics,
             "health": self.health,
             "onProxyDown": self.on_proxy_down,

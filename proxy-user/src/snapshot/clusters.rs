@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Provenance;
+use super::dns::DnsEndpoints;
 use super::endpoints::{EndpointCell, EndpointSet};
 use super::policy::ClusterPolicy;
 
@@ -40,6 +41,8 @@ pub struct Cluster {
     pub policy: ClusterPolicy,
     /// Current endpoints.
     pub endpoints: Arc<EndpointCell>,
+    /// What they follow, where names are among them.
+    pub dns: Option<Arc<DnsEndpoints>>,
     /// The DestinationRule part that applies, if any.
     pub provenance: Option<Provenance>,
 }
@@ -75,6 +78,16 @@ pub struct ClusterKey {
 pub enum Discovery {
     /// Balanced over [`Cluster::endpoints`].
     Endpoints,
+    /// The same, where [`Cluster::dns`] says which: every answer is an endpoint (Envoy STRICT_DNS).
+    Dns,
+    /// The current answer is the one endpoint; connections to an earlier one stay in use until
+    /// they end (Envoy LOGICAL_DNS).
+    LogicalDns,
+    /// To the name that the request (Host) or the connection (SNI) asks for, resolved then.
+    DynamicDns {
+        /// Port to connect to.
+        port: u16,
+    },
     /// To the address that the client dialled (ServiceEntry NONE, headless TCP, PASSTHROUGH);
     /// `port` replaces the dialled port where the entry has a targetPort.
     OriginalDst {

@@ -23,8 +23,6 @@ pub struct Workload {
     pub canonical_service: Arc<str>,
     /// Canonical revision, `latest` by default.
     pub canonical_revision: Arc<str>,
-    /// Service account.
-    pub service_account: Arc<str>,
     /// Node name, empty when unknown.
     pub node: Arc<str>,
     /// All labels, sorted.

@@ -5,6 +5,7 @@
 //! sets swap by themselves inside a [`clusters::Cluster`]. Start at [`Snapshot`].
 
 pub mod clusters;
+pub mod dns;
 pub mod dump;
 pub mod endpoints;
 pub mod gateways;
@@ -161,6 +162,8 @@ pub struct ServiceView {
     pub kind: &'static str,
     /// Virtual IPs.
     pub addresses: Vec<ipnet::IpNet>,
+    /// Virtual IPs that nobody wrote: allocated for a ServiceEntry without addresses.
+    pub allocated: Vec<IpAddr>,
     /// Port number, name and protocol text.
     pub ports: Vec<(u16, Arc<str>, listeners::Protocol)>,
     /// The object.

@@ -19,6 +19,8 @@ pub struct NodeMetrics {
     pub config_objects: Gauge,
     /// Writes to kernel maps that failed.
     pub kernel_sync_errors: Counter,
+    /// Endpoint sets that were swapped without compiling.
+    pub endpoints_swapped: Counter,
     /// Flow events that the ring buffer could not take.
     pub flow_events_dropped: Counter,
     /// Captured connections that nobody accepted in time.
@@ -59,6 +61,10 @@ impl NodeMetrics {
             kernel_sync_errors: counter(
                 "mizzen_kernel_sync_errors_total",
                 "Writes to kernel maps that failed.",
+            ),
+            endpoints_swapped: counter(
+                "mizzen_endpoint_sets_swapped_total",
+                "Endpoint sets swapped without compiling: EndpointSlices or DNS changed.",
             ),
             flow_events_dropped: counter(
                 "mizzen_flow_events_dropped_total",

@@ -226,3 +226,32 @@ fn a037_a038_gateways_decide_where_a_virtual_service_acts() {
         assert_eq!(ask(&mesh, 80, host, "/"), at_gateway, "{gateways}");
     }
 }
+
+#[test]
+fn a_gateways_secret_is_looked_at_for_a_certificate() {
+    let server = "{port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*'], \
+                  tls: {mode: SIMPLE, credentialName: c}}";
+    for (secret, expected) in [
+        ("", Some("unknown-secret")),
+        ("data: {other: YQ==}", Some("secret")),
+        ("data: {tls.crt: YQ==}", Some("secret")), // half of the pair
+        ("data: {tls.crt: YQ==, tls.key: YQ==}", None),
+        ("stringData: {cert: a, key: b}", None),
+    ] {
+        let object = format!(
+            "
+apiVersion: v1
+kind: Secret
+metadata: {{name: c, namespace: edge}}
+{secret}
+---
+"
+        );
+        let object = if secret.is_empty() { "" } else { &object };
+        let mesh = Mesh::new(&(common() + &gateway(server) + object));
+        let codes = mesh.codes();
+        let found = ["unknown-secret", "secret"];
+        let found = found.into_iter().find(|code| codes.contains(code));
+        assert_eq!(found, expected, "{secret}: {:#?}", mesh.findings);
+    }
+}

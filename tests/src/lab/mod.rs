@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod daemon;
+mod dns;
 mod mesh;
 mod netns;
 mod network;
@@ -21,6 +22,7 @@ mod wait;
 
 pub use cgroup::{Driver, Qos, cgroup2_root};
 pub use daemon::{Daemon, DaemonOptions, Placement, find_mizzen};
+pub use dns::{Mood, NameServer};
 pub use mesh::Mesh;
 pub use netns::NetNs;
 pub use node::{Lab, LabBuilder, NODE_NAME};

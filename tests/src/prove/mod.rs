@@ -5,6 +5,8 @@
 //! mutations are drawn from a seed that is printed, so that a run can be repeated.
 //! Start at [`run`].
 
+mod change;
+mod documents;
 mod mutate;
 mod targets;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+pub use documents::features;
 use mutate::Mutator;
 use targets::{TARGETS, Target};
 
@@ -34,6 +37,9 @@ pub struct ProveArgs {
     /// Seed of the mutations; drawn anew by default
     #[arg(long)]
     seed: Option<u64>,
+    /// Add inputs that show something new to tests/corpus
+    #[arg(long)]
+    grow: bool,
     /// Where inputs that fail are kept
     #[arg(long, default_value = "target/prove")]
     keep: PathBuf,
@@ -47,28 +53,32 @@ pub fn run(args: &ProveArgs) -> anyhow::Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}: the same mutations come again with --seed {seed}");
     let mut is_clean = true;
-    for target in TARGETS {
-        if args
-            .only
+    let is_asked = |name: &str| {
+        args.only
             .as_ref()
-            .is_some_and(|text| !target.name.contains(text.as_str()))
-        {
-            continue;
-        }
-        let report = prove(target, args, seed)?;
-        println!(
-            "{}: {} executions in {:.0} s, {} failed",
-            target.name,
-            report.executions,
-            report.took.as_secs_f64(),
-            report.failures.len()
-        );
-        for path in &report.failures {
-            println!("  {}", path.display());
-        }
-        is_clean &= report.failures.is_empty();
+            .is_none_or(|text| name.contains(text.as_str()))
+    };
+    for target in TARGETS.iter().filter(|target| is_asked(target.name)) {
+        is_clean &= report(target.name, &prove(target, args, seed)?);
+    }
+    if is_asked(documents::NAME) {
+        is_clean &= report(documents::NAME, &documents::prove(args, seed)?);
     }
     Ok(is_clean)
+}
+
+/// Prints how a target fared. Returns whether nothing failed.
+fn report(name: &str, report: &Report) -> bool {
+    println!(
+        "{name}: {} executions in {:.0} s, {} failed",
+        report.executions,
+        report.took.as_secs_f64(),
+        report.failures.len()
+    );
+    for path in &report.failures {
+        println!("  {}", path.display());
+    }
+    report.failures.is_empty()
 }
 
 struct Report {
@@ -133,11 +143,15 @@ fn prove(target: &Target, args: &ProveArgs, seed: u64) -> anyhow::Result<Report>
 /// What is wrong with one input; `None` if nothing is.
 fn try_one(target: &Target, input: &[u8]) -> Option<&'static str> {
     let started = Instant::now();
-    let result = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
-    if result.is_err() {
+    if try_run(|| (target.run)(input)).is_none() {
         return Some("panic");
     }
     (started.elapsed() > SLOW).then_some("slow")
+}
+
+/// What a function returns; `None` if it panics.
+fn try_run<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
 fn keep(directory: &Path, name: &str, reason: &str, input: &[u8]) -> anyhow::Result<PathBuf> {

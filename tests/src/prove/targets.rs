@@ -215,7 +215,7 @@ fn read_first_bytes(input: &[u8]) {
     std::hint::black_box(tls::parse_client_hello(input));
 }
 
-fn read_tree(directory: &Path, seeds: &mut Vec<Vec<u8>>) -> anyhow::Result<()> {
+pub(super) fn read_tree(directory: &Path, seeds: &mut Vec<Vec<u8>>) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {

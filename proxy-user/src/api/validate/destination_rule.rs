@@ -221,6 +221,9 @@ impl Report<'_, DestinationRule> {
         if is_unverified && contradiction {
             let message = "nothing is verified, so that there can be no authorities and names";
             self.error(&format!("{path}.insecureSkipVerify"), CODE, message);
+        } else if is_unverified && has_own_certificates {
+            let message = "whoever answers is taken for the server; give caCertificates instead";
+            self.warn(&format!("{path}.insecureSkipVerify"), CODE, message);
         }
         if has_own_certificates && has_credential {
             if has_files {

@@ -33,6 +33,10 @@ impl Validate for Gateway {
 
 impl Report<'_, Gateway> {
     fn server(&mut self, path: &str, server: &Server) {
+        if !server.default_endpoint.is_empty() {
+            let message = "ignored, as by Istio; say by a VirtualService where requests go";
+            self.warn(&format!("{path}.defaultEndpoint"), "ignored", message);
+        }
         if server.hosts.is_empty() {
             self.error(
                 &format!("{path}.hosts"),
@@ -222,6 +226,11 @@ impl<S: Resource> Report<'_, S> {
             }
         }
         for (index, pair) in tls.tls_certificates.iter().enumerate() {
+            if !pair.ca_certificates.is_empty() {
+                let field = format!("{path}.tlsCertificates[{index}].caCertificates");
+                let message = "ignored: the caCertificates beside tlsCertificates count";
+                self.warn(&field, "ignored", message);
+            }
             if pair.server_certificate.is_empty() || pair.private_key.is_empty() {
                 let message = "expected serverCertificate and privateKey";
                 self.error(&format!("{path}.tlsCertificates[{index}]"), CODE, message);

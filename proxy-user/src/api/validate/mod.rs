@@ -101,6 +101,11 @@ impl<S: Resource> Report<'_, S> {
         self.add(Severity::Warning, field, code, message.into());
     }
 
+    /// Something that acts as written and perhaps not as its author thinks.
+    pub fn note(&mut self, field: &str, code: &'static str, message: impl Into<String>) {
+        self.add(Severity::Info, field, code, message.into());
+    }
+
     fn add(&mut self, severity: Severity, field: &str, code: &'static str, message: String) {
         self.checked
             .findings

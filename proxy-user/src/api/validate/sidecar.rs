@@ -149,6 +149,10 @@ impl Report<'_, Sidecar> {
         let is_unix = listener.bind.starts_with("unix://");
         if let Some(port) = &listener.port {
             self.listener_port(&format!("{path}.port"), port, is_unix);
+            if !port.name.is_empty() {
+                let message = "a name for people; nothing depends on it";
+                self.note(&format!("{path}.port.name"), "ignored", message);
+            }
         }
         if is_unix && listener.capture_mode == CaptureMode::Iptables {
             let message = "a unix socket cannot be captured; use NONE";

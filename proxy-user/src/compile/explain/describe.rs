@@ -143,11 +143,25 @@ pub(super) fn destination_view(weight: u32, cluster: &ClusterRef) -> Destination
             weight: endpoint.weight,
         })
         .collect();
-    let is_dialled = matches!(known.discovery, Discovery::OriginalDst { .. });
-    let state = if view.endpoints.is_empty() && !is_dialled {
-        "noEndpoints"
-    } else {
-        "ok"
+    let named = known.dns.iter().flat_map(|dns| &dns.named);
+    view.names = named
+        .map(|named| format!("{}:{}", named.name, named.port))
+        .collect();
+    let is_listed = match known.discovery {
+        Discovery::DynamicDns { port } => {
+            view.names.push(format!("*:{port}"));
+            false
+        }
+        Discovery::OriginalDst { .. } => false,
+        Discovery::Endpoints | Discovery::Dns | Discovery::LogicalDns => true,
+    };
+    let state = match (
+        is_listed && view.endpoints.is_empty(),
+        view.names.is_empty(),
+    ) {
+        (false, _) => "ok",
+        (true, true) => "noEndpoints",
+        (true, false) => "unresolved",
     };
     state.clone_into(&mut view.state);
     view

@@ -117,10 +117,15 @@ pub struct DestinationView {
     pub cluster: String,
     /// Relative weight.
     pub weight: u32,
-    /// `ok`, `missing` (503 NC), `notHonoured` (503) or `noEndpoints` (503 UH).
+    /// `ok`, `missing` (503 NC), `notHonoured` (503), `noEndpoints` (503 UH), or `unresolved`:
+    /// no address of its names is known (503 UH in a running daemon).
     pub state: String,
     /// Endpoints that may be chosen.
     pub endpoints: Vec<EndpointView>,
+    /// Names, `name:port`, whose addresses are endpoints; `*:port` is the name that the request
+    /// asks for. They are resolved by a running daemon only.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 /// One endpoint.

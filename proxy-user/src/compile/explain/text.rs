@@ -118,9 +118,19 @@ fn write_destination(
         "missing" => writeln!(f, ": does not exist, 503 NC"),
         "notHonoured" => writeln!(f, ": needs what is not honoured yet, 503"),
         "noEndpoints" => writeln!(f, ": no healthy endpoint, 503 UH"),
-        _ if destination.endpoints.is_empty() => writeln!(f, ": the dialled address"),
+        "unresolved" => writeln!(
+            f,
+            ": no address known by DNS of {}, 503 UH until there is one",
+            destination.names.join(", ")
+        ),
+        _ if destination.endpoints.is_empty() && destination.names.is_empty() => {
+            writeln!(f, ": the dialled address")
+        }
         _ => {
             writeln!(f)?;
+            for name in &destination.names {
+                writeln!(f, "             by DNS: {name}")?;
+            }
             for endpoint in &destination.endpoints {
                 writeln!(f, "             {} {}", endpoint.address, endpoint.workload)?;
             }

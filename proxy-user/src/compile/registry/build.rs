@@ -1,17 +1,18 @@
 //! Makes the [`Registry`]: reads every object once, then links aliases and indexes hosts.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::api::{
-    EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Resource, WorkloadEntry,
+    EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Pod, Resource, WorkloadEntry,
     in_creation_order,
 };
 use crate::compile::ledger::Ledger;
-use crate::finding::{Finding, Severity};
+use crate::finding::{Finding, ObjectRef, Severity};
 use crate::settings::CompileSettings;
 use crate::snapshot::Endpoint;
+use crate::snapshot::dns::NamedEndpoint;
 
 use super::workload::{self, Interner, PodRecord};
 use super::{Alias, Labels, Registry, Service, ServiceKind};
@@ -52,7 +53,7 @@ impl Registry {
             ledger: Ledger::open(objects, settings),
         };
         builder.read_pods();
-        builder.index_slices();
+        builder.index_slices(|_, _| true);
         builder.read_services();
         builder.read_service_entries();
         builder.finish()
@@ -111,6 +112,40 @@ impl Registry {
     }
 }
 
+/// Endpoints of one Service by port number, of all sources.
+pub(in crate::compile) type SliceEndpoints = Vec<(u16, Vec<Endpoint>)>;
+
+/// The endpoints of some Kubernetes Services alone, and the findings about their slices:
+/// what [`Registry::build`] would find.
+pub(in crate::compile) fn endpoints_of(
+    objects: &ObjectSet,
+    settings: &CompileSettings,
+    services: &BTreeSet<ObjectKey>,
+) -> (BTreeMap<ObjectKey, SliceEndpoints>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let mut builder = Builder {
+        objects,
+        settings,
+        texts: Interner::default(),
+        pods: HashMap::new(),
+        slices: HashMap::new(),
+        services: Vec::new(),
+        aliases: Vec::new(),
+        findings: &mut findings,
+        // Who pays is asked where the sets are made.
+        ledger: Ledger::unbounded(),
+    };
+    builder.index_slices(|namespace, name| services.contains(&ObjectKey::new(namespace, name)));
+    builder.read_pods_of_slices();
+    let mut found = BTreeMap::new();
+    for key in services {
+        if let Some(object) = objects.services.get(key) {
+            found.insert(key.clone(), builder.service_endpoints(object));
+        }
+    }
+    (found, findings)
+}
+
 /// Where a chain of aliases ends; `None` for a loop.
 fn final_target<'a>(
     alias: &'a Alias,
@@ -130,24 +165,43 @@ fn final_target<'a>(
 impl<'a> Builder<'a> {
     fn read_pods(&mut self) {
         for (key, pod) in &self.objects.pods {
-            let node_name = workload::node_of(pod, &self.settings.node);
-            let node = self.objects.nodes.get(&ObjectKey::new("", node_name));
-            let record = workload::of_pod(
-                pod,
-                &self.settings.node,
-                node.map(AsRef::as_ref),
-                &mut self.texts,
-            );
-            self.pods.insert(key, record);
+            self.read_pod(key, pod);
         }
     }
 
-    fn index_slices(&mut self) {
+    fn read_pod(&mut self, key: &'a ObjectKey, pod: &'a Object<Pod>) {
+        let node_name = workload::node_of(pod, &self.settings.node);
+        let node = self.objects.nodes.get(&ObjectKey::new("", node_name));
+        let record = workload::of_pod(
+            pod,
+            &self.settings.node,
+            node.map(AsRef::as_ref),
+            &mut self.texts,
+        );
+        self.pods.insert(key, record);
+    }
+
+    /// Only the pods that the indexed slices name.
+    fn read_pods_of_slices(&mut self) {
+        let slices = self.slices.values().flatten();
+        let targets: Vec<ObjectKey> = slices.flat_map(|slice| pods_named_by(slice)).collect();
+        for target in targets {
+            if let Some((key, pod)) = self.objects.pods.get_key_value(&target) {
+                self.read_pod(key, pod);
+            }
+        }
+    }
+
+    /// Slices of the services that `is_meant` says, by namespace and name.
+    fn index_slices(&mut self, is_meant: impl Fn(&str, &str) -> bool) {
         for slice in in_creation_order(&self.objects.endpoint_slices) {
             let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) else {
                 continue;
             };
             let key = (slice.meta.namespace.as_str(), service.as_str());
+            if !is_meant(key.0, key.1) {
+                continue;
+            }
             self.slices.entry(key).or_default().push(slice);
         }
     }
@@ -208,9 +262,62 @@ impl<'a> Builder<'a> {
         self.findings.extend(found);
     }
 
+    /// A WorkloadEntry that `by` selects but that gives it no endpoint. `takes_names`: names are
+    /// resolved there.
+    pub(super) fn report_unusable(
+        &mut self,
+        entry: &Object<WorkloadEntry>,
+        by: &ObjectRef,
+        takes_names: bool,
+    ) {
+        let address = entry.spec.address.as_str();
+        let reason = if address.starts_with("unix:") {
+            "sockets of the node are never reachable"
+        } else if takes_names || address.is_empty() || address.parse::<IpAddr>().is_ok() {
+            return;
+        } else {
+            "names are resolved by ServiceEntries with resolution DNS only"
+        };
+        self.findings.push(entry.finding(
+            Severity::Warning,
+            "unusable-address",
+            "address",
+            format!("{by} gets no endpoint from it: {reason}"),
+        ));
+    }
+
+    /// ExternalName services that lead out of the mesh.
+    fn report_foreign_aliases(&mut self, registry: &Registry) {
+        for object in self.objects.services.values() {
+            if object.spec.service_type != "ExternalName" {
+                continue;
+            }
+            let alias = registry.aliases.get(&self.service_host(object));
+            let Some(target) = alias.and_then(|alias| final_target(alias, &registry.aliases))
+            else {
+                continue;
+            };
+            if !registry.by_host.contains_key(target) {
+                self.findings.push(object.finding(
+                    Severity::Info,
+                    "foreign-alias",
+                    "externalName",
+                    format!(
+                        "{target} is no service of the mesh: connections pass to where they are \
+                         dialled, and a rule that leads here gets 503"
+                    ),
+                ));
+            }
+        }
+    }
+
     fn finish(mut self) -> Registry {
         self.report_duplicates();
-        let mut registry = Registry::index(self.services, self.aliases, &self.settings.mesh.domain);
+        super::allocate::allocate(&mut self.services);
+        let services = std::mem::take(&mut self.services);
+        let aliases = std::mem::take(&mut self.aliases);
+        let mut registry = Registry::index(services, aliases, &self.settings.mesh.domain);
+        self.report_foreign_aliases(&registry);
         // In name order, so that two pods that claim one address give one answer.
         let pods = self
             .objects
@@ -244,6 +351,20 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// The Pods that the endpoints of a slice name.
+pub(in crate::compile) fn pods_named_by(
+    slice: &Object<EndpointSlice>,
+) -> impl Iterator<Item = ObjectKey> {
+    let targets = slice.spec.endpoints.iter();
+    let pods = targets
+        .filter_map(|endpoint| endpoint.target_ref.as_ref())
+        .filter(|target| target.kind == "Pod");
+    pods.map(|pod| match pod.namespace.as_str() {
+        "" => ObjectKey::new(&slice.meta.namespace, &pod.name),
+        namespace => ObjectKey::new(namespace, &pod.name),
+    })
+}
+
 /// The objects of one namespace, in name order.
 pub(in crate::compile) fn in_namespace<'a, 'n, S: Resource>(
     objects: &'a Objects<S>,
@@ -257,30 +378,43 @@ pub(in crate::compile) fn in_namespace<'a, 'n, S: Resource>(
 /// Endpoints of one port while they are collected: a later one replaces an earlier
 /// one at the same address.
 #[derive(Debug, Default)]
-pub(super) struct EndpointMap(BTreeMap<SocketAddr, Endpoint>);
+pub(super) struct EndpointMap {
+    by_address: BTreeMap<SocketAddr, Endpoint>,
+    named: Vec<NamedEndpoint>,
+}
 
 impl EndpointMap {
     pub(super) fn insert(&mut self, endpoint: Endpoint) {
-        self.0.insert(endpoint.address, endpoint);
+        self.by_address.insert(endpoint.address, endpoint);
+    }
+
+    /// Adds a name, in place of an earlier one with the same port.
+    pub(super) fn insert_named(&mut self, endpoint: NamedEndpoint) {
+        let is_same = |known: &&mut NamedEndpoint| {
+            (&known.name, known.port) == (&endpoint.name, endpoint.port)
+        };
+        match self.named.iter_mut().find(is_same) {
+            Some(known) => *known = endpoint,
+            None => self.named.push(endpoint),
+        }
     }
 
     /// Like [`Self::insert`], but also in place of any other port at the same IP.
     pub(super) fn insert_only_at_ip(&mut self, endpoint: Endpoint) {
         let ip = endpoint.address.ip();
-        self.0.retain(|address, _| address.ip() != ip);
+        self.by_address.retain(|address, _| address.ip() != ip);
         self.insert(endpoint);
     }
 
     pub(super) fn extend(&mut self, other: &Self) {
-        self.0.extend(
-            other
-                .0
-                .iter()
-                .map(|(&address, endpoint)| (address, endpoint.clone())),
-        );
+        let endpoints = other.by_address.values().cloned();
+        endpoints.for_each(|endpoint| self.insert(endpoint));
+        let named = other.named.iter().cloned();
+        named.for_each(|endpoint| self.insert_named(endpoint));
     }
 
-    pub(super) fn into_vec(self) -> Vec<Endpoint> {
-        self.0.into_values().collect()
+    /// Addresses in order, and names in the order written.
+    pub(super) fn into_parts(self) -> (Vec<Endpoint>, Vec<NamedEndpoint>) {
+        (self.by_address.into_values().collect(), self.named)
     }
 }

@@ -15,7 +15,7 @@ use crate::snapshot::endpoints::Health;
 use crate::snapshot::listeners::Protocol;
 use crate::snapshot::{Endpoint, Workload};
 
-use super::build::{Builder, EndpointMap, SERVICE_NAME_LABEL};
+use super::build::{Builder, EndpointMap, SERVICE_NAME_LABEL, SliceEndpoints};
 use super::workload::{self, EntryRecord};
 use super::{Alias, ExportTo, Resolution, Service, ServiceKind, ServicePort, protocol};
 
@@ -114,6 +114,10 @@ impl<'a> Builder<'a> {
             kind: ServiceKind::Kubernetes,
             created: object.meta.creation_timestamp,
             addresses,
+            allocated: Vec::new(),
+            named: vec![Vec::new(); ports.len()],
+            dead_ports: Vec::new(),
+            may_allocate: false,
             ports,
             resolution: if is_headless {
                 Resolution::Headless
@@ -130,7 +134,7 @@ impl<'a> Builder<'a> {
         self.services.push(service);
     }
 
-    fn service_host(&self, object: &Object<api::Service>) -> Arc<str> {
+    pub(super) fn service_host(&self, object: &Object<api::Service>) -> Arc<str> {
         let (name, namespace) = (&object.meta.name, &object.meta.namespace);
         Arc::from(format!(
             "{name}.{namespace}.svc.{}",
@@ -206,6 +210,15 @@ impl<'a> Builder<'a> {
         ports
     }
 
+    /// Endpoints of every port; findings about the ports themselves are not repeated.
+    pub(super) fn service_endpoints(&mut self, object: &'a Object<api::Service>) -> SliceEndpoints {
+        let known = self.findings.len();
+        let ports = self.service_ports(object);
+        self.findings.truncate(known);
+        let of_port = |port: &ServicePort| (port.number, self.port_endpoints(object, port));
+        ports.iter().map(of_port).collect()
+    }
+
     fn port_endpoints(
         &mut self,
         object: &'a Object<api::Service>,
@@ -219,7 +232,8 @@ impl<'a> Builder<'a> {
             self.slice_endpoints(object, slice, port, &mut found);
         }
         self.entry_endpoints(object, port, &mut found);
-        found.into_vec()
+        // Names are for resolution DNS only.
+        found.into_parts().0
     }
 
     fn slice_endpoints(
@@ -324,6 +338,7 @@ impl<'a> Builder<'a> {
         for (entry, labels) in self.selected_entries(&object.meta.namespace, &object.spec.selector)
         {
             let Ok(ip) = entry.spec.address.parse::<IpAddr>() else {
+                self.report_unusable(entry, &object.reference(), false);
                 continue;
             };
             let listed = entry.spec.ports.get(&*port.name).copied();
@@ -383,11 +398,7 @@ mod tests {
             (Some(false), Some(true), State::Gone),   // A023
             (Some(false), None, State::Gone),
         ] {
-            let conditions = EndpointConditions {
-                ready,
-                serving: None,
-                terminating,
-            };
+            let conditions = EndpointConditions { ready, terminating };
             assert_eq!(state_of(&conditions), expected, "{ready:?} {terminating:?}");
         }
     }

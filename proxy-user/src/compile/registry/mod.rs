@@ -4,6 +4,7 @@
 //! EndpointSlices, ServiceEntry endpoints, WorkloadEntries and Pods. Who sees
 //! which service is asked by [`Registry::find`] and [`Registry::visible`].
 
+mod allocate;
 mod build;
 mod kubernetes;
 pub(crate) mod protocol;
@@ -12,7 +13,9 @@ mod service_entry;
 mod tests;
 pub(super) mod workload;
 
-pub(super) use build::{SERVICE_NAME_LABEL, in_namespace};
+pub(super) use build::{
+    SERVICE_NAME_LABEL, SliceEndpoints, endpoints_of, in_namespace, pods_named_by,
+};
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -21,6 +24,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::api::{ObjectKey, Timestamp};
+use crate::snapshot::dns::NamedEndpoint;
 use crate::snapshot::listeners::Protocol;
 use crate::snapshot::{Endpoint, Provenance, Workload};
 
@@ -73,6 +77,8 @@ pub(crate) struct Service {
     pub(crate) created: Option<Timestamp>,
     /// Virtual IPs (full-length prefixes) and networks. Empty: found by Host alone.
     pub(crate) addresses: Vec<IpNet>,
+    /// Virtual IPs that nobody wrote; they lead here beside what [`Self::addresses`] says.
+    pub(crate) allocated: Vec<IpAddr>,
     /// TCP ports, in the order written; numbers are unique.
     pub(crate) ports: Vec<ServicePort>,
     /// How an endpoint is found.
@@ -87,6 +93,13 @@ pub(crate) struct Service {
     pub(crate) aliases: Vec<Arc<Alias>>,
     /// Endpoints of each port, by index of `ports`, in address order; terminating ones are not listed.
     pub(crate) endpoints: Vec<Vec<Endpoint>>,
+    /// Endpoints of each port that are names, in the order written.
+    pub(crate) named: Vec<Vec<NamedEndpoint>>,
+    /// Ports of entries for the same host that could not be merged: the host is known there
+    /// and leads nowhere.
+    pub(crate) dead_ports: Vec<DeadPort>,
+    /// Whether a virtual IP is allocated where no controller has done so.
+    pub(crate) may_allocate: bool,
     /// The object.
     pub(crate) provenance: Provenance,
 }
@@ -119,6 +132,30 @@ pub(crate) enum Resolution {
     Headless,
     /// ServiceEntry NONE: to the dialled address.
     OriginalDst,
+    /// ServiceEntry DNS: every answer is an endpoint.
+    Dns,
+    /// ServiceEntry DNS_ROUND_ROBIN: the current answer is the endpoint.
+    LogicalDns,
+    /// ServiceEntry DYNAMIC_DNS: what the request asks for, resolved then.
+    DynamicDns,
+}
+
+impl Resolution {
+    /// Whether names among the endpoints are resolved.
+    pub(crate) fn takes_names(self) -> bool {
+        matches!(self, Self::Dns | Self::LogicalDns)
+    }
+}
+
+/// A port of an entry that stands behind another one with the same host.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadPort {
+    /// What clients dial.
+    pub(crate) number: u16,
+    /// By Istio's protocol selection.
+    pub(crate) protocol: Protocol,
+    /// Who sees that entry.
+    pub(crate) export_to: ExportTo,
 }
 
 /// One TCP port of a service.

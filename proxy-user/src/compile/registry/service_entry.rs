@@ -13,12 +13,13 @@ use crate::compile::provenance;
 use crate::compile::scope::is_subset;
 use crate::finding::Severity;
 use crate::snapshot::Endpoint;
+use crate::snapshot::dns::NamedEndpoint;
 use crate::snapshot::endpoints::Health;
 use crate::snapshot::listeners::Protocol;
 
 use super::build::{Builder, EndpointMap, in_namespace};
 use super::workload::{self, EntryRecord};
-use super::{ExportTo, Labels, Resolution, Service, ServiceKind, ServicePort, protocol};
+use super::{DeadPort, ExportTo, Labels, Resolution, Service, ServiceKind, ServicePort, protocol};
 
 /// One ServiceEntry, read once for all of its hosts.
 struct Entry<'a> {
@@ -69,14 +70,14 @@ impl<'a> Builder<'a> {
         self.report_protocols(&entries);
     }
 
-    /// `None` for a resolution that is not honoured yet: the entry is as if it were absent.
+    /// `None`: its endpoints are beyond the namespace's budget.
     fn read_entry(&mut self, object: &'a Arc<Object<ServiceEntry>>) -> Option<Entry<'a>> {
         let resolution = match object.spec.resolution {
             api::Resolution::None => Resolution::OriginalDst,
             api::Resolution::Static => Resolution::Endpoints,
-            api::Resolution::Dns | api::Resolution::DnsRoundRobin | api::Resolution::DynamicDns => {
-                return None;
-            }
+            api::Resolution::Dns => Resolution::Dns,
+            api::Resolution::DnsRoundRobin => Resolution::LogicalDns,
+            api::Resolution::DynamicDns => Resolution::DynamicDns,
         };
         let mesh_default = &self.settings.mesh.default_service_export_to;
         let list = object.spec.export_to.iter().map(String::as_str);
@@ -92,9 +93,8 @@ impl<'a> Builder<'a> {
             if ports.iter().any(|known| known.number == number) {
                 continue;
             }
-            let has_address = !object.spec.addresses.is_empty()
-                || (takes_allocated(object) && !object.status.addresses.is_empty());
-            if found.is_tcp() && !has_address {
+            // An allocated address does not count: no client learns of it without DNS capture.
+            if found.is_tcp() && object.spec.addresses.is_empty() {
                 self.findings.push(object.finding(
                     Severity::Warning,
                     "tcp-without-address",
@@ -129,11 +129,11 @@ impl<'a> Builder<'a> {
             return None;
         }
         let endpoints = match resolution {
-            Resolution::Endpoints => {
+            Resolution::Endpoints | Resolution::Dns | Resolution::LogicalDns => {
                 let of_port = |port: &ServicePort| self.entry_port_endpoints(object, port);
                 ports.iter().map(of_port).collect()
             }
-            Resolution::OriginalDst | Resolution::Headless => {
+            Resolution::OriginalDst | Resolution::Headless | Resolution::DynamicDns => {
                 ports.iter().map(|_| EndpointMap::default()).collect()
             }
         };
@@ -156,7 +156,9 @@ impl<'a> Builder<'a> {
         let namespace = object.meta.namespace.as_str();
         let default_port = port.target_port.unwrap_or(port.number);
         if let Some(selector) = &object.spec.workload_selector {
+            let takes_names = object.spec.resolution != api::Resolution::Static;
             for (entry, labels) in self.selected_entries(namespace, &selector.labels) {
+                self.report_unusable(entry, &object.reference(), takes_names);
                 let record = EntryRecord {
                     entry: &entry.spec,
                     name: &entry.meta.name,
@@ -181,22 +183,33 @@ impl<'a> Builder<'a> {
         found
     }
 
-    /// Adds one WorkloadEntry if its address is an IP. Its port is the one it names
-    /// for this service port, else the target port, else the service port.
+    /// Adds one WorkloadEntry if its address is an IP or a name. Its port is the one it
+    /// names for this service port, else the target port, else the service port.
     fn add_entry(&mut self, record: EntryRecord<'_>, port: &ServicePort, found: &mut EndpointMap) {
-        let Ok(ip) = record.entry.address.parse::<IpAddr>() else {
+        let address = record.entry.address.as_str();
+        if address.is_empty() || address.starts_with("unix:") {
             return;
-        };
+        }
         let named = record.entry.ports.get(&*port.name).copied();
         let named = named.and_then(|number| u16::try_from(number).ok());
         let number = named.or(port.target_port).unwrap_or(port.number);
-        found.insert(Endpoint {
-            address: SocketAddr::new(ip, number),
-            weight: record.entry.weight.max(1),
-            health: Health::Healthy,
-            priority: 0,
-            workload: workload::of_entry(record, &mut self.texts),
-        });
+        let weight = record.entry.weight.max(1);
+        let workload = workload::of_entry(record, &mut self.texts);
+        match address.parse::<IpAddr>() {
+            Ok(ip) => found.insert(Endpoint {
+                address: SocketAddr::new(ip, number),
+                weight,
+                health: Health::Healthy,
+                priority: 0,
+                workload,
+            }),
+            Err(_) => found.insert_named(NamedEndpoint {
+                name: self.texts.get(&address.to_ascii_lowercase()),
+                port: number,
+                weight,
+                workload,
+            }),
+        }
     }
 
     /// Adds the pods of `namespace` that have these labels.
@@ -235,32 +248,56 @@ impl<'a> Builder<'a> {
                 None => leads.push((member, vec![member])),
             }
         }
-        for (lead, merged) in leads {
+        for (at, (lead, merged)) in leads.iter().enumerate() {
+            let may_allocate = merged.iter().all(|entry| takes_allocated(entry.object))
+                && (!host.starts_with('*') || lead.resolution == Resolution::DynamicDns);
             let mut ports: Vec<ServicePort> = Vec::new();
             let mut addresses: Vec<IpNet> = Vec::new();
-            for entry in &merged {
+            let mut allocated: Vec<IpAddr> = Vec::new();
+            for entry in merged {
                 for port in &entry.ports {
                     if ports.iter().all(|known| known.number != port.number) {
                         ports.push(port.clone());
                     }
                 }
-                for address in self.entry_addresses(entry.object, host) {
+                for address in self.entry_addresses(entry.object) {
                     if !addresses.contains(&address) {
                         addresses.push(address);
                     }
                 }
+                for ip in allocated_addresses(entry.object, host) {
+                    if !allocated.contains(&ip) {
+                        allocated.push(ip);
+                    }
+                }
             }
-            let endpoints = ports
+            let (endpoints, named) = ports
                 .iter()
-                .map(|port| pooled(members, &port.name))
+                .map(|port| {
+                    let (endpoints, named) = pooled(members, host, &port.name);
+                    // Only DNS resolves names; a list of addresses leaves them out.
+                    let is_resolved = lead.resolution.takes_names();
+                    (endpoints, if is_resolved { named } else { Vec::new() })
+                })
+                .unzip();
+            let others = leads.iter().enumerate().filter(|(other, _)| *other != at);
+            let dead_ports = others
+                .flat_map(|(_, (_, merged))| merged)
+                .flat_map(|entry| entry.ports.iter().map(move |port| (entry, port)))
+                .filter(|(_, port)| ports.iter().all(|known| known.number != port.number))
+                .map(|(entry, port)| DeadPort {
+                    number: port.number,
+                    protocol: port.protocol,
+                    export_to: entry.export_to.clone(),
+                })
                 .collect();
-            let at = lead
+            let place = lead
                 .object
                 .spec
                 .hosts
                 .iter()
                 .position(|h| h.eq_ignore_ascii_case(host));
-            let field = format!("spec.hosts[{}]", at.unwrap_or_default());
+            let field = format!("spec.hosts[{}]", place.unwrap_or_default());
             self.services.push(Service {
                 index: 0,
                 host: Arc::from(host),
@@ -269,6 +306,7 @@ impl<'a> Builder<'a> {
                 kind: ServiceKind::ServiceEntry,
                 created: lead.object.meta.creation_timestamp,
                 addresses,
+                allocated,
                 ports,
                 resolution: lead.resolution,
                 export_to: lead.export_to.clone(),
@@ -276,13 +314,15 @@ impl<'a> Builder<'a> {
                 has_client_ip_affinity: false,
                 aliases: Vec::new(),
                 endpoints,
+                named,
+                dead_ports,
+                may_allocate,
                 provenance: provenance(lead.object.as_ref(), &field),
             });
         }
     }
 
-    /// `addresses`, else those that a controller allocated for this host.
-    fn entry_addresses(&mut self, object: &Object<ServiceEntry>, host: &str) -> Vec<IpNet> {
+    fn entry_addresses(&mut self, object: &Object<ServiceEntry>) -> Vec<IpNet> {
         let mut found = Vec::new();
         for (at, text) in object.spec.addresses.iter().enumerate() {
             match parse_address(text) {
@@ -295,12 +335,6 @@ impl<'a> Builder<'a> {
                 )),
             }
         }
-        if takes_allocated(object) {
-            let own = object.status.addresses.iter().filter(|address| {
-                address.host.is_empty() || address.host.eq_ignore_ascii_case(host)
-            });
-            found.extend(own.filter_map(|address| parse_address(&address.value)));
-        }
         found
     }
 
@@ -311,7 +345,8 @@ impl<'a> Builder<'a> {
                     Severity::Error,
                     "unix-endpoint",
                     &format!("endpoints[{at}].address"),
-                    "unix sockets are not honoured yet: this endpoint gets no traffic",
+                    "this endpoint gets no traffic: sockets of the node are never reachable; give \
+                     an address that pods can dial",
                 ));
             }
         }
@@ -344,8 +379,21 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Whether addresses that a controller allocated count: none is written, and the entry
-/// neither goes where the client dials nor opts out.
+/// What a controller allocated for this host, where none is written and the entry neither
+/// goes where the client dials nor opts out.
+fn allocated_addresses(object: &Object<ServiceEntry>, host: &str) -> Vec<IpAddr> {
+    if !takes_allocated(object) {
+        return Vec::new();
+    }
+    let own = object
+        .status
+        .addresses
+        .iter()
+        .filter(|address| address.host.is_empty() || address.host.eq_ignore_ascii_case(host));
+    own.filter_map(|address| address.value.parse().ok())
+        .collect()
+}
+
 fn takes_allocated(object: &Object<ServiceEntry>) -> bool {
     let label = object
         .meta
@@ -356,17 +404,36 @@ fn takes_allocated(object: &Object<ServiceEntry>) -> bool {
         && label.map(String::as_str) != Some("false")
 }
 
-/// Endpoints of all entries for ports of this name.
-fn pooled(members: &[&Entry<'_>], port_name: &str) -> Vec<Endpoint> {
+/// Endpoints of all entries for ports of this name. An entry of resolution DNS that lists
+/// none and selects none stands for its host itself.
+fn pooled(
+    members: &[&Entry<'_>],
+    host: &str,
+    port_name: &str,
+) -> (Vec<Endpoint>, Vec<NamedEndpoint>) {
     let mut found = EndpointMap::default();
     for entry in members {
+        let spec = &entry.object.spec;
+        let stands_for_host = entry.resolution.takes_names()
+            && spec.endpoints.is_empty()
+            && spec.workload_selector.is_none()
+            && !host.starts_with('*');
         for (port, endpoints) in entry.ports.iter().zip(&entry.endpoints) {
-            if *port.name == *port_name {
-                found.extend(endpoints);
+            if *port.name != *port_name {
+                continue;
+            }
+            found.extend(endpoints);
+            if stands_for_host {
+                found.insert_named(NamedEndpoint {
+                    name: Arc::from(host),
+                    port: port.target_port.unwrap_or(port.number),
+                    weight: 1,
+                    workload: Arc::default(),
+                });
             }
         }
     }
-    found.into_vec()
+    found.into_parts()
 }
 
 /// One IP as a full-length network, or a network; not the unspecified address.

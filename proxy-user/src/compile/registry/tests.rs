@@ -405,24 +405,170 @@ fn entries_of_one_namespace_that_agree_share_a_service_and_all_pool_their_endpoi
     assert_eq!(findings, [expected]);
 }
 
+/// `name:port` or `name:port*weight` of the names of the first port, then its addresses.
+fn resolved_from(registry: &Registry, host: &str) -> String {
+    let service = registry.candidates(host).next().expect("it is defined");
+    let names = service.named.first().into_iter().flatten();
+    let names = names.map(|named| match named.weight {
+        1 => format!("{}:{}", named.name, named.port),
+        weight => format!("{}:{}*{weight}", named.name, named.port),
+    });
+    let listed = service.endpoints.first().into_iter().flatten();
+    let listed = listed.map(|endpoint| endpoint.address.to_string());
+    names.chain(listed).collect::<Vec<_>>().join(" ")
+}
+
+/// Checklist ids A028 and A030: which names are resolved, and on which port they are dialled.
 #[test]
-fn resolutions_that_are_not_honoured_yet_are_as_if_the_object_were_absent() {
-    for resolution in ["DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"] {
+fn a028_a030_dns_resolves_the_endpoints_or_the_host_itself() {
+    let port = |extra: Value| {
+        let mut port = json!({ "number": 80, "name": "http", "protocol": "HTTP" });
+        merge(&mut port, extra);
+        json!([port])
+    };
+    for (resolution, extra, expected) in [
+        ("DNS", json!({}), "x.com:80"),
+        ("DNS_ROUND_ROBIN", json!({}), "x.com:80"),
+        (
+            "DNS",
+            json!({ "ports": port(json!({ "targetPort": 8080 })) }),
+            "x.com:8080",
+        ),
+        (
+            "DNS",
+            json!({
+                "ports": port(json!({ "targetPort": 8080 })),
+                "endpoints": [
+                    { "address": "B.example.com", "weight": 3, "ports": { "http": 9000 } },
+                    { "address": "a.example.com" },
+                    { "address": "10.7.0.1" },
+                ],
+            }),
+            "b.example.com:9000*3 a.example.com:8080 10.7.0.1:8080",
+        ),
+        // What a request asks for is known only then.
+        ("DYNAMIC_DNS", json!({}), ""),
+        // Names are for DNS only.
+        (
+            "STATIC",
+            json!({ "endpoints": [{ "address": "b.example.com" }] }),
+            "",
+        ),
+    ] {
         let mut set = ObjectSet::default();
-        add::<ServiceEntry>(
-            &mut set,
-            "ns1/se",
-            entry(&json!({ "resolution": resolution })),
-        );
-        assert!(build(&set).0.services.is_empty(), "{resolution}");
+        let mut spec = json!({ "resolution": resolution });
+        merge(&mut spec, extra);
+        add::<ServiceEntry>(&mut set, "ns1/se", entry(&spec));
+        let (registry, _) = build(&set);
+        assert_eq!(resolved_from(&registry, "x.com"), expected, "{spec}");
+    }
+}
+
+fn merge(target: &mut Value, extra: Value) {
+    let extra = extra.as_object().cloned().expect("an object");
+    target.as_object_mut().expect("an object").extend(extra);
+}
+
+/// R-34: entries with host names are used by resolution DNS only.
+#[test]
+fn a033_a_workload_selector_gives_names_to_dns() {
+    for (resolution, expected) in [
+        ("DNS", "vm.example.com:80 10.1.0.1:80 10.3.0.1:80"),
+        ("STATIC", "10.1.0.1:80 10.3.0.1:80"),
+    ] {
+        let mut set = ObjectSet::default();
+        let selector = json!({ "labels": { "app": "x" } });
+        let spec = json!({ "resolution": resolution, "workloadSelector": selector });
+        add::<ServiceEntry>(&mut set, "ns1/se", entry(&spec));
+        for (name, address) in [
+            ("ns1/w", "vm.example.com"),
+            ("ns1/v", "10.3.0.1"),
+            ("ns2/w", "10.3.0.2"),
+        ] {
+            let workload = json!({ "address": address, "labels": { "app": "x" } });
+            add::<WorkloadEntry>(&mut set, name, workload);
+        }
+        let status = json!({ "podIPs": [{ "ip": "10.1.0.1" }] });
+        let pod = json!({ "metadata": { "labels": { "app": "x" } }, "status": status });
+        add::<Pod>(&mut set, "ns1/p", pod.clone());
+        add::<Pod>(&mut set, "ns2/p", pod);
+        let (registry, _) = build(&set);
+        assert_eq!(resolved_from(&registry, "x.com"), expected, "{resolution}");
+    }
+}
+
+/// R-50: endpoints of one host in one namespace pool, whatever their resolution; an entry that
+/// cannot merge leaves its own port behind.
+#[test]
+fn endpoints_pool_and_ports_of_entries_that_cannot_merge_lead_nowhere() {
+    let port = |number: u16| json!([{ "number": number, "name": "http", "protocol": "HTTP" }]);
+    let mut set = ObjectSet::default();
+    let older = json!({ "resolution": "DNS", "metadata": created(1) });
+    add::<ServiceEntry>(&mut set, "ns1/a", entry(&older));
+    let endpoints = json!([{ "address": "10.7.0.1" }]);
+    let younger = json!({
+        "resolution": "STATIC", "ports": port(81), "endpoints": endpoints, "metadata": created(2)
+    });
+    add::<ServiceEntry>(&mut set, "ns1/b", entry(&younger));
+    let (registry, _) = build(&set);
+    let chosen = registry
+        .find(&client("ns1", &[]), "x.com")
+        .expect("the older");
+    assert_eq!(&*chosen.name, "a");
+    assert_eq!(resolved_from(&registry, "x.com"), "x.com:80 10.7.0.1:81");
+    let dead: Vec<u16> = chosen.dead_ports.iter().map(|port| port.number).collect();
+    assert_eq!(dead, [81]);
+}
+
+#[test]
+fn hosts_without_an_address_are_given_one_that_stays() {
+    let allocated = |set: &ObjectSet, host: &str| -> Vec<String> {
+        let (registry, _) = build(set);
+        let service = registry.candidates(host).next().expect("it is defined");
+        service.allocated.iter().map(ToString::to_string).collect()
+    };
+    for (extra, count) in [
+        (json!({ "resolution": "DNS" }), 2),
+        (json!({ "resolution": "STATIC" }), 2),
+        (json!({ "resolution": "NONE" }), 0), // it goes where the client dials
+        (json!({ "resolution": "DNS", "addresses": ["10.9.0.1"] }), 0),
+        (json!({ "resolution": "DNS", "hosts": ["*.x.com"] }), 0),
+        (
+            json!({ "resolution": "DYNAMIC_DNS", "hosts": ["*.x.com"] }),
+            2,
+        ),
+        (
+            json!({ "resolution": "DNS", "metadata": {
+                "labels": { "networking.istio.io/enable-autoallocate-ip": "false" } } }),
+            0,
+        ),
+    ] {
+        let mut set = ObjectSet::default();
+        add::<ServiceEntry>(&mut set, "ns1/se", entry(&extra));
+        let host = extra["hosts"][0].as_str().unwrap_or("x.com").to_owned();
+        let found = allocated(&set, &host);
+        assert_eq!(found.len(), count, "{extra}: {found:?}");
+        if let [v4, v6] = found.as_slice() {
+            assert!(
+                v4.starts_with("240.240.") && v6.starts_with("2001:2::f0f0:"),
+                "{found:?}"
+            );
+        }
+        // Others come, it stays.
+        let other = json!({ "hosts": ["y.com"], "resolution": "DNS" });
+        add::<ServiceEntry>(&mut set, "ns1/other", entry(&other));
+        assert_eq!(allocated(&set, &host), found);
+        if count == 2 {
+            assert_ne!(allocated(&set, "y.com"), found);
+        }
     }
 }
 
 #[test]
-fn allocated_addresses_are_used_where_none_is_written() {
+fn what_a_controller_allocated_stands_where_no_address_is_written() {
     for (extra, expected) in [
-        (json!({}), "240.240.0.1/32"),
-        (json!({ "addresses": ["10.9.0.1"] }), "10.9.0.1/32"),
+        (json!({}), "240.240.0.1"),
+        (json!({ "addresses": ["10.9.0.1"] }), ""),
         (
             json!({ "metadata": { "labels": { "networking.istio.io/enable-autoallocate-ip": "false" } } }),
             "",
@@ -437,7 +583,7 @@ fn allocated_addresses_are_used_where_none_is_written() {
         add::<ServiceEntry>(&mut set, "ns1/se", spec);
         let (registry, _) = build(&set);
         let service = registry.services.first().expect("one service");
-        let own: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+        let own: Vec<String> = service.allocated.iter().map(ToString::to_string).collect();
         assert_eq!(own.join(" "), expected, "{extra}");
     }
 }
@@ -470,13 +616,15 @@ fn entries_that_declare_another_protocol_or_no_address_are_reported() {
     let tcp = json!([{ "number": 80, "name": "tcp", "protocol": "TCP" }]);
     add::<ServiceEntry>(&mut set, "ns1/a", entry(&json!({})));
     add::<ServiceEntry>(&mut set, "ns2/b", entry(&json!({ "ports": tcp })));
-    // An allocated address is one.
+    // An allocated address is none: no client learns of it.
     let mut allocated = entry(&json!({ "hosts": ["y.com"], "ports": tcp }));
     allocated["status"] = json!({ "addresses": [{ "value": "240.240.0.2" }] });
     add::<ServiceEntry>(&mut set, "ns2/c", allocated);
     let (_, findings) = build(&set);
     let expected = [
         "ServiceEntry/ns2/b: warning: ports[0]: a TCP port without addresses takes every \
+         connection to port 80 that no other service owns; give addresses",
+        "ServiceEntry/ns2/c: warning: ports[0]: a TCP port without addresses takes every \
          connection to port 80 that no other service owns; give addresses",
         "ServiceEntry/ns2/b: warning: ports: ServiceEntry/ns1/a declares another protocol for x.com:80",
     ];

@@ -67,13 +67,8 @@ pub(super) fn of_pod(
     let node_name = node_of(pod, default_node);
     let locality = locality_of(None, &pod.meta.labels, node, texts);
     let name = owner_name(&pod.meta);
-    let account = match pod.spec.service_account_name.as_str() {
-        "" => "default",
-        account => account,
-    };
     let workload = Workload {
         name: Arc::from(pod.meta.name.as_str()),
-        service_account: texts.get(account),
         node: texts.get(node_name),
         ..described(name, &pod.meta.namespace, &pod.meta.labels, locality, texts)
     };
@@ -136,10 +131,7 @@ pub(super) fn of_entry(record: EntryRecord<'_>, texts: &mut Interner) -> Arc<Wor
             ..Workload::default()
         });
     }
-    Arc::new(Workload {
-        service_account: texts.get(&entry.service_account),
-        ..workload
-    })
+    Arc::new(workload)
 }
 
 /// Labels of a WorkloadEntry: those of its metadata over those of its spec.
@@ -182,7 +174,6 @@ fn described(
         version: texts.get(first(&["version"]).unwrap_or_default()),
         canonical_service: texts.get(canonical_service.unwrap_or(name)),
         canonical_revision: texts.get(canonical_revision.unwrap_or("latest")),
-        service_account: texts.get(""),
         node: texts.get(""),
         labels: texts.labels(labels),
         locality,

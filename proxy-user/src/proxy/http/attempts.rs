@@ -181,6 +181,7 @@ impl<'a> Attempts<'a> {
             is_upgrade: call.is_websocket,
             original_dst: call.connection.facts.original_dst,
             bind: call.connection.facts.bound_source(),
+            name: Some(call.received.authority_text()),
         };
         let acquired = {
             let acquire = pin!(pod.upstreams.acquire(self.plan.cluster, &context));

@@ -125,6 +125,16 @@ impl LocalReply {
         )
     }
 
+    /// The name that the request asks for has no address (Envoy, dynamic forward proxy).
+    pub(crate) fn dns_failure() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "DNS resolution failure",
+            ResponseFlags::DF,
+            "dns_resolution_failure",
+        )
+    }
+
     /// An injected abort with an HTTP status.
     pub(crate) fn fault_abort(status: StatusCode) -> Self {
         Self::new(
@@ -190,7 +200,11 @@ impl LocalReply {
     /// The upstream did not answer. `has_retried` changes the text.
     pub(crate) fn upstream(error: &TrafficError, has_retried: bool) -> Self {
         let Some(reason) = error.reset_reason() else {
-            return Self::no_healthy_upstream();
+            return if error.kind == Kind::DnsFailed {
+                Self::dns_failure()
+            } else {
+                Self::no_healthy_upstream()
+            };
         };
         if error.kind == Kind::RequestBody {
             return Self::bad_body();

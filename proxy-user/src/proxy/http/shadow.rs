@@ -55,6 +55,8 @@ struct Copy {
     hash: Option<u64>,
     client_protocol: WireProtocol,
     original_dst: OriginalDst,
+    /// The authority that the client sent.
+    asked: http::HeaderValue,
     method: http::Method,
     head: ChangedHead,
     headers: HeaderMap,
@@ -114,6 +116,7 @@ fn copy(
         hash,
         client_protocol: received.protocol,
         original_dst: call.connection.facts.original_dst,
+        asked: received.authority.clone(),
         method: received.method.clone(),
         head: ChangedHead {
             target: plan.changed.target.clone(),
@@ -136,6 +139,7 @@ impl Copy {
             is_upgrade: false,
             original_dst: self.original_dst,
             bind: None,
+            name: self.asked.to_str().ok(),
         };
         let lease = self.upstreams.acquire(&self.cluster, &context).await?;
         let request = UpstreamRequest {

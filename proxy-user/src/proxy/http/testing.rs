@@ -21,7 +21,9 @@ use proxy_common::pod::PodId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::net::{DownstreamAddr, NetnsCookie, OriginalDst, PodUid, ScopeId, SocketFactory};
+use crate::net::{
+    DownstreamAddr, NetnsCookie, NoNames, OriginalDst, PodUid, ScopeId, SocketFactory,
+};
 use crate::proxy::upstream::{LocalExecutor, Upstreams};
 use crate::proxy::{ArcRecorder, ConnectionFacts, PodContext, PodStats, PrefixedStream};
 use crate::settings::OnProxyDown;
@@ -146,7 +148,7 @@ impl Mesh {
             netns: NetnsCookie(1),
             listening_since_ns: 0,
             snapshot: reader,
-            upstreams: Upstreams::new(Arc::new(PlainSockets)),
+            upstreams: Upstreams::new(Arc::new(PlainSockets), Arc::new(NoNames)),
             recorder: ArcRecorder(Arc::clone(&records) as Arc<dyn Recorder>),
             labels: Arc::new(WorkloadLabels::unknown()),
             draining,
@@ -445,6 +447,7 @@ pub(super) fn cluster(endpoints: &[SocketAddr]) -> Cluster {
         discovery: Discovery::Endpoints,
         policy: ClusterPolicy::default(),
         endpoints: Arc::new(EndpointCell::new(EndpointSet { endpoints })),
+        dns: None,
         provenance: None,
     }
 }

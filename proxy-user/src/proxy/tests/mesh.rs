@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use proxy_common::pod::PodId;
 
 use crate::net::{
-    Accepted, CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid, ScopeId,
-    SocketFactory,
+    Accepted, CapturedDst, Heartbeat, NetnsCookie, NoNames, OriginalDst, OriginalDstSource, PodUid,
+    ScopeId, SocketFactory,
 };
 use crate::proxy::upstream::testing::{Loopback, cluster, endpoint};
 use crate::proxy::{PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits};
@@ -107,6 +107,7 @@ impl Mesh {
             id: 0,
             snapshot: reader,
             original_dsts: Arc::clone(&dsts) as _,
+            names: Arc::new(NoNames),
             recorder: Arc::clone(&recorder) as _,
             heartbeat: Box::new(Beats(Arc::clone(&beats))),
             limits,

@@ -270,7 +270,12 @@ mod tests {
     fn shares(balancer: &mut Balancer, picks: u32, ports: &[u16]) -> Vec<u32> {
         let mut counts = vec![0; ports.len()];
         for _ in 0..picks {
-            let port = balancer.pick(None, 0).expect("a host").core.address.port();
+            let port = balancer
+                .pick(None, 0)
+                .expect("a host")
+                .core
+                .address()
+                .port();
             let index = ports.iter().position(|known| *known == port);
             counts[index.expect("a known host")] += 1;
         }

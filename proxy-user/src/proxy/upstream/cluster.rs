@@ -39,10 +39,7 @@ pub(super) struct ClusterState {
 impl ClusterState {
     pub(super) fn new(cluster: &Arc<Cluster>, sockets: Arc<dyn SocketFactory>) -> Rc<Self> {
         let set = cluster.endpoint_set();
-        let hosts: Vec<Rc<Host>> = set
-            .endpoints
-            .iter()
-            .filter(|endpoint| sockets.has_family_of(endpoint.address))
+        let hosts: Vec<Rc<Host>> = usable(&set, cluster.discovery, &*sockets)
             .cloned()
             .map(Host::new)
             .map(Rc::new)
@@ -98,21 +95,27 @@ impl ClusterState {
             return;
         }
         *self.shared.policy.borrow_mut() = Rc::new(cluster.policy.pool.clone());
-        self.take_endpoints(&set);
+        self.take_endpoints(&set, cluster.discovery);
         self.rebuild(cluster);
     }
 
-    fn take_endpoints(&self, set: &EndpointSet) {
+    fn take_endpoints(&self, set: &EndpointSet, discovery: Discovery) {
+        let mut usable = usable(set, discovery, &*self.shared.sockets).peekable();
+        if discovery == Discovery::LogicalDns {
+            let (held, next) = (self.hosts.borrow().first().cloned(), usable.peek());
+            if let (Some(host), Some(next)) = (held, next) {
+                self.hosts
+                    .replace(vec![Rc::new(host.moved((*next).clone()))]);
+                return;
+            }
+        }
         let mut old: HashMap<SocketAddr, Rc<Host>> = self
             .hosts
             .take()
             .into_iter()
             .map(|host| (host.endpoint.address, host))
             .collect();
-        let hosts = set
-            .endpoints
-            .iter()
-            .filter(|endpoint| self.shared.sockets.has_family_of(endpoint.address))
+        let hosts = usable
             .map(|endpoint| match old.remove(&endpoint.address) {
                 Some(host) if host.endpoint == *endpoint => host,
                 Some(host) => Rc::new(host.renewed(endpoint.clone())),
@@ -205,7 +208,9 @@ impl ClusterState {
                 }
                 Some(target)
             }
-            Discovery::Endpoints => {
+            // Whoever asks has resolved the name.
+            Discovery::DynamicDns { .. } => Some(target),
+            Discovery::Endpoints | Discovery::Dns | Discovery::LogicalDns => {
                 (current.0.policy.load_balancer == LoadBalancer::Passthrough).then_some(target)
             }
         }
@@ -259,6 +264,25 @@ impl ClusterState {
             ejected,
         }
     }
+}
+
+/// The endpoints that the client's families reach; of a host that DNS moves about only one.
+fn usable<'s>(
+    set: &'s EndpointSet,
+    discovery: Discovery,
+    sockets: &'s dyn SocketFactory,
+) -> impl Iterator<Item = &'s Endpoint> {
+    let count = match discovery {
+        Discovery::LogicalDns => 1,
+        Discovery::Endpoints
+        | Discovery::Dns
+        | Discovery::DynamicDns { .. }
+        | Discovery::OriginalDst { .. } => usize::MAX,
+    };
+    let reachable = set.endpoints.iter();
+    reachable
+        .filter(|endpoint| sockets.has_family_of(endpoint.address))
+        .take(count)
 }
 
 /// Shortest time between sweeps, whatever the policy says: a busy loop helps nobody.

@@ -21,6 +21,8 @@ pub enum Side {
 pub enum Kind {
     /// The cluster has no endpoint that may be chosen.
     NoHealthyUpstream,
+    /// The name that the request asks for has no address.
+    DnsFailed,
     /// A circuit breaker is open; never retried.
     Overflow,
     /// The connection could not be made: refused, unreachable, no socket.
@@ -82,6 +84,7 @@ impl TrafficError {
     pub fn flags(&self) -> ResponseFlags {
         match self.kind {
             Kind::NoHealthyUpstream => ResponseFlags::UH,
+            Kind::DnsFailed => ResponseFlags::DF,
             Kind::Overflow => ResponseFlags::UO,
             Kind::ConnectFailed | Kind::ConnectTimeout | Kind::Forbidden => ResponseFlags::UF,
             Kind::ConnectionTermination => ResponseFlags::UC,
@@ -98,6 +101,7 @@ impl TrafficError {
             Kind::ProtocolError => StatusCode::BAD_GATEWAY,
             Kind::RequestBody => StatusCode::BAD_REQUEST,
             Kind::NoHealthyUpstream
+            | Kind::DnsFailed
             | Kind::Overflow
             | Kind::ConnectFailed
             | Kind::ConnectTimeout
@@ -109,11 +113,11 @@ impl TrafficError {
     }
 
     /// Envoy's reset reason, as local replies print it; `None` for a cluster
-    /// without endpoints, whose reply has a text of its own.
+    /// without endpoints and a name without address, whose replies have texts of their own.
     #[must_use]
     pub fn reset_reason(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::NoHealthyUpstream => None,
+            Kind::NoHealthyUpstream | Kind::DnsFailed => None,
             Kind::Overflow => Some("overflow"),
             Kind::ConnectFailed => Some("remote connection failure"),
             Kind::ConnectTimeout => Some("connection timeout"),
@@ -138,7 +142,12 @@ impl TrafficError {
 
 impl fmt::Display for TrafficError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.reset_reason().unwrap_or("no healthy upstream"))?;
+        let without_reason = if self.kind == Kind::DnsFailed {
+            "DNS resolution failure"
+        } else {
+            "no healthy upstream"
+        };
+        f.write_str(self.reset_reason().unwrap_or(without_reason))?;
         if let Some(upstream) = self.upstream {
             write!(f, " ({upstream})")?;
         }
@@ -159,6 +168,7 @@ mod tests {
     fn each_failure_has_the_flag_status_and_reason_of_envoy() {
         for (kind, flags, status, reason) in [
             (Kind::NoHealthyUpstream, ResponseFlags::UH, 503, None),
+            (Kind::DnsFailed, ResponseFlags::DF, 503, None),
             (Kind::Overflow, ResponseFlags::UO, 503, Some("overflow")),
             (
                 Kind::ConnectFailed,

@@ -31,13 +31,21 @@ impl ClusterShared {
 /// Counts of one address; they outlive changes of weight, health or workload.
 #[derive(Debug)]
 pub(super) struct HostCore {
-    pub(super) address: SocketAddr,
+    /// Where further connections go.
+    address: Cell<SocketAddr>,
     /// Active requests and TCP sessions: what least request compares.
     pub(super) active: Cell<u32>,
     pub(super) connections: Cell<u32>,
     /// No longer an endpoint: finish, but pool nothing.
     pub(super) is_removed: Cell<bool>,
     pub(super) health: HostHealth,
+}
+
+impl HostCore {
+    /// Where further connections go.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address.get()
+    }
 }
 
 /// One endpoint with its pools.
@@ -57,7 +65,7 @@ impl Host {
         Self {
             labels: Arc::new(workload_labels(&endpoint.workload)),
             core: Rc::new(HostCore {
-                address: endpoint.address,
+                address: Cell::new(endpoint.address),
                 active: Cell::new(0),
                 connections: Cell::new(0),
                 is_removed: Cell::new(false),
@@ -76,6 +84,12 @@ impl Host {
             endpoint,
             pools: Rc::clone(&self.pools),
         }
+    }
+
+    /// The same host elsewhere: connections that exist stay in use, further ones go there.
+    pub(super) fn moved(&self, endpoint: Endpoint) -> Self {
+        self.core.address.set(endpoint.address);
+        self.renewed(endpoint)
     }
 
     pub(super) fn pool(

@@ -10,6 +10,7 @@ mod body;
 mod checkout;
 mod cluster;
 mod connect;
+mod dynamic;
 mod error;
 pub mod hash;
 mod host;
@@ -36,7 +37,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::net::{OriginalDst, SocketFactory};
+use crate::net::{NameResolver, OriginalDst, SocketFactory};
 use crate::snapshot::clusters::{ClusterKey, Discovery, UpstreamProtocol, special};
 use crate::snapshot::policy::{ClusterPolicy, LoadBalancer};
 use crate::snapshot::{Cluster, endpoints::EndpointCell};
@@ -71,6 +72,8 @@ pub struct PickContext<'a> {
     pub original_dst: OriginalDst,
     /// Source address that the application bound.
     pub bind: Option<IpAddr>,
+    /// What the request (Host, perhaps with a port) or the connection (SNI) asks for.
+    pub name: Option<&'a str>,
 }
 
 /// The clusters of one pod.
@@ -79,6 +82,7 @@ pub struct Upstreams(Rc<Inner>);
 
 struct Inner {
     sockets: Arc<dyn SocketFactory>,
+    names: Arc<dyn NameResolver>,
     by_key: RefCell<HashMap<ClusterKey, Rc<ClusterState>>>,
     /// The same states by the address of the compiled cluster, which the entry keeps alive.
     by_pointer: RefCell<HashMap<*const Cluster, Remembered>>,
@@ -120,11 +124,13 @@ impl std::fmt::Debug for Upstreams {
 }
 
 impl Upstreams {
-    /// No cluster known yet; sockets come from `sockets`.
+    /// No cluster known yet; sockets come from `sockets`, addresses of names that requests
+    /// bring from `names`.
     #[must_use]
-    pub fn new(sockets: Arc<dyn SocketFactory>) -> Self {
+    pub fn new(sockets: Arc<dyn SocketFactory>, names: Arc<dyn NameResolver>) -> Self {
         Self(Rc::new(Inner {
             sockets,
+            names,
             by_key: RefCell::default(),
             by_pointer: RefCell::default(),
             passthrough: Arc::new(passthrough_cluster()),
@@ -147,6 +153,7 @@ impl Upstreams {
         cluster: &Arc<Cluster>,
         context: &PickContext<'_>,
     ) -> Result<Lease, TrafficError> {
+        let context = &self.locate(cluster, context).await?;
         let state = self.state_of(cluster);
         let host = state.pick(context)?;
         let pool = host.pool(&state.shared, wire_protocol(cluster, context), context.bind);
@@ -200,6 +207,30 @@ impl Upstreams {
         for state in unnamed {
             state.remove();
         }
+    }
+
+    /// The same context with the address of the name that is asked for, where the cluster is
+    /// resolved only now.
+    async fn locate<'c>(
+        &self,
+        cluster: &Cluster,
+        context: &PickContext<'c>,
+    ) -> Result<PickContext<'c>, TrafficError> {
+        let Discovery::DynamicDns { port } = cluster.discovery else {
+            return Ok(*context);
+        };
+        let original_dst = dynamic::find(
+            &*self.0.names,
+            &*self.0.sockets,
+            context.name,
+            port,
+            context.tried,
+        )
+        .await?;
+        Ok(PickContext {
+            original_dst,
+            ..*context
+        })
     }
 
     fn state_of(&self, cluster: &Arc<Cluster>) -> Rc<ClusterState> {
@@ -259,6 +290,7 @@ fn passthrough_cluster() -> Cluster {
             ..ClusterPolicy::default()
         },
         endpoints: Arc::new(EndpointCell::default()),
+        dns: None,
         provenance: None,
     }
 }

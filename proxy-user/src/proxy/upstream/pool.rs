@@ -67,7 +67,7 @@ pub(super) struct Pool {
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool")
-            .field("address", &self.core.address)
+            .field("address", &self.core.address())
             .field("key", &self.key)
             .finish_non_exhaustive()
     }
@@ -141,7 +141,7 @@ impl Pool {
 
     async fn wait(self: &Rc<Self>) -> Result<Checkout, TrafficError> {
         let policy = self.shared.policy();
-        let overflow = || TrafficError::upstream(Kind::Overflow, Some(self.core.address));
+        let overflow = || TrafficError::upstream(Kind::Overflow, Some(self.core.address()));
         let pending = self.shared.limits.pending(&policy).ok_or_else(overflow)?;
         let (sender, receiver) = oneshot::channel();
         self.waiters.borrow_mut().push_back(sender);
@@ -155,7 +155,7 @@ impl Pool {
         received.unwrap_or_else(|_| {
             Err(TrafficError::upstream(
                 Kind::ConnectionTermination,
-                Some(self.core.address),
+                Some(self.core.address()),
             ))
         })
     }
@@ -188,7 +188,7 @@ impl Pool {
 
     async fn open(self: Rc<Self>, slot: Slot) {
         let policy = self.shared.policy();
-        let (address, sockets) = (self.core.address, Rc::clone(&self.shared));
+        let (address, sockets) = (self.core.address(), Rc::clone(&self.shared));
         let connected = async {
             let stream = connect(&*sockets.sockets, address, self.key.bind, &policy).await?;
             wire::handshake(stream, self.key.protocol, &policy).await

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::testing::{Loopback, cluster, endpoint};
 use super::*;
+use crate::net::{NameError, NoNames};
+use crate::snapshot::clusters::Discovery;
 use crate::snapshot::policy::ConnectionPool;
 
 /// A server that counts connections and answers when a permit is there.
@@ -86,7 +88,7 @@ impl Client {
     fn new(server: &Server, protocol: WireProtocol, pool: ConnectionPool) -> Rc<Self> {
         let cluster = cluster(vec![endpoint(server.address.port(), 1, 0)], pool);
         Rc::new(Self {
-            upstreams: Upstreams::new(Arc::new(Loopback)),
+            upstreams: Upstreams::new(Arc::new(Loopback), Arc::new(NoNames)),
             cluster: Arc::new(cluster),
             protocol,
         })
@@ -100,6 +102,7 @@ impl Client {
             is_upgrade: false,
             original_dst: OriginalDst(SocketAddr::from(([127, 0, 0, 1], 1))),
             bind: None,
+            name: None,
         }
     }
 
@@ -295,7 +298,7 @@ async fn a_connection_that_closed_while_idle_is_replaced_unnoticed() {
                 }
             });
             let client = Rc::new(Client {
-                upstreams: Upstreams::new(Arc::new(Loopback)),
+                upstreams: Upstreams::new(Arc::new(Loopback), Arc::new(NoNames)),
                 cluster: Arc::new(cluster(
                     vec![endpoint(port, 1, 0)],
                     ConnectionPool::default(),
@@ -328,7 +331,7 @@ async fn what_the_server_does_instead_of_answering_has_its_kind() {
                     let _ = stream.write_all(answer).await;
                 });
                 let client = Client {
-                    upstreams: Upstreams::new(Arc::new(Loopback)),
+                    upstreams: Upstreams::new(Arc::new(Loopback), Arc::new(NoNames)),
                     cluster: Arc::new(cluster(
                         vec![endpoint(port, 1, 0)],
                         ConnectionPool::default(),
@@ -350,7 +353,7 @@ async fn a_refused_connect_tells_all_that_wait() {
             let port = listener.local_addr().expect("an address").port();
             drop(listener);
             let client = Rc::new(Client {
-                upstreams: Upstreams::new(Arc::new(Loopback)),
+                upstreams: Upstreams::new(Arc::new(Loopback), Arc::new(NoNames)),
                 cluster: Arc::new(cluster(
                     vec![endpoint(port, 1, 0)],
                     ConnectionPool::default(),
@@ -395,6 +398,84 @@ async fn an_endpoint_that_leaves_takes_its_idle_connections_along() {
         .await;
 }
 
+/// Envoy's LOGICAL_DNS: connections to an earlier answer stay in use, further ones go to the
+/// current one.
+#[tokio::test]
+async fn a_host_that_dns_moves_keeps_its_connections() {
+    LocalSet::new()
+        .run_until(async {
+            let first = Server::start(WireProtocol::Http1, MANY).await;
+            let second = Server::start(WireProtocol::Http1, MANY).await;
+            let listed = vec![endpoint(first.address.port(), 1, 0)];
+            let mut moving = cluster(listed, ConnectionPool::default());
+            moving.discovery = Discovery::LogicalDns;
+            let client = Client {
+                upstreams: Upstreams::new(Arc::new(Loopback), Arc::new(NoNames)),
+                cluster: Arc::new(moving),
+                protocol: WireProtocol::Http1,
+            };
+            client.get().await.expect("a response");
+            client
+                .cluster
+                .endpoints
+                .store(crate::snapshot::EndpointSet {
+                    endpoints: vec![endpoint(second.address.port(), 1, 0)],
+                });
+            client.get().await.expect("a response");
+            assert_eq!(second.connections.get(), 0, "the idle connection is used");
+            let both = tokio::join!(client.get(), client.get());
+            both.0.and(both.1).expect("two responses");
+            assert_eq!(second.connections.get(), 1, "a further one goes there");
+        })
+        .await;
+}
+
+/// Knows one name.
+struct OneName(IpAddr);
+
+impl crate::net::NameResolver for OneName {
+    fn resolve(
+        &self,
+        name: &str,
+    ) -> futures_util::future::BoxFuture<'static, Result<Arc<[IpAddr]>, NameError>> {
+        let found = match name {
+            "a.x.com" => Ok(Arc::from([self.0])),
+            _ => Err(NameError::NoAddress),
+        };
+        Box::pin(async move { found })
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_of_many_names_goes_where_the_request_asks() {
+    LocalSet::new()
+        .run_until(async {
+            let server = Server::start(WireProtocol::Http1, MANY).await;
+            let names = Arc::new(OneName(server.address.ip()));
+            let upstreams = Upstreams::new(Arc::new(Loopback), names);
+            let mut any = cluster(Vec::new(), ConnectionPool::default());
+            any.discovery = Discovery::DynamicDns {
+                port: server.address.port(),
+            };
+            let any = Arc::new(any);
+            let client = Client::new(&server, WireProtocol::Http1, ConnectionPool::default());
+            for (name, expected) in [
+                (Some("A.x.com:9"), Ok(server.address)), // the port is the cluster's
+                (Some("b.x.com"), Err(Kind::DnsFailed)),
+                (None, Err(Kind::DnsFailed)),
+            ] {
+                let context = PickContext {
+                    name,
+                    ..client.context()
+                };
+                let lease = upstreams.acquire(&any, &context).await;
+                let found = lease.map(|lease| lease.endpoint().address);
+                assert_eq!(found.map_err(|error| error.kind), expected, "{name:?}");
+            }
+        })
+        .await;
+}
+
 /// Retries skip endpoints tried before, but only six picks long.
 #[tokio::test]
 async fn a_host_tried_before_is_avoided_unless_it_is_the_only_one() {
@@ -408,7 +489,7 @@ async fn a_host_tried_before_is_avoided_unless_it_is_the_only_one() {
             let endpoints: Vec<_> = ports.map(|port| endpoint(port, 1, 0)).collect();
             let both = Arc::new(cluster(endpoints.clone(), ConnectionPool::default()));
             let one = Arc::new(cluster(endpoints[..1].to_vec(), ConnectionPool::default()));
-            let upstreams = Upstreams::new(Arc::new(Loopback));
+            let upstreams = Upstreams::new(Arc::new(Loopback), Arc::new(NoNames));
             let client = Client::new(&servers[0], WireProtocol::Http1, ConnectionPool::default());
             let tried = [endpoints[0].address];
             let context = PickContext {

@@ -79,7 +79,7 @@ impl TcpTarget {
     /// [`Kind::Overflow`] at `maxConnections`, or why the connect failed.
     pub async fn connect(&self, context: &PickContext<'_>) -> Result<TcpSession, TrafficError> {
         let (core, policy) = (&self.host.core, self.shared.policy());
-        let overflow = || TrafficError::upstream(Kind::Overflow, Some(core.address));
+        let overflow = || TrafficError::upstream(Kind::Overflow, Some(core.address()));
         let limits = &self.shared.limits;
         let connections = core.connections.get();
         let connection = limits
@@ -92,7 +92,7 @@ impl TcpTarget {
             _active: ActiveOnHost::new(core),
         };
         let sockets = &*self.shared.sockets;
-        let connected = connect(sockets, core.address, context.bind, &policy).await;
+        let connected = connect(sockets, core.address(), context.bind, &policy).await;
         let outcome = match &connected {
             Ok(_) => Outcome::Connected,
             Err(_) => Outcome::ConnectFailure,
@@ -110,12 +110,13 @@ impl Upstreams {
     /// Picks an endpoint of `cluster` for one TCP session.
     ///
     /// # Errors
-    /// [`Kind::NoHealthyUpstream`].
-    pub fn pick_tcp(
+    /// [`Kind::NoHealthyUpstream`], or [`Kind::DnsFailed`] where the name is resolved now.
+    pub async fn pick_tcp(
         &self,
         cluster: &Arc<Cluster>,
         context: &PickContext<'_>,
     ) -> Result<TcpTarget, TrafficError> {
+        let context = &self.locate(cluster, context).await?;
         let state = self.state_of(cluster);
         Ok(TcpTarget {
             host: state.pick(context)?,

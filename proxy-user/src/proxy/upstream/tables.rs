@@ -29,7 +29,7 @@ impl Ring {
             target += scale * weight / sum;
             let mut point = 0_u32;
             while current < target {
-                let name = format!("{}_{point}", host.core.address);
+                let name = format!("{}_{point}", host.core.address());
                 points.push((xx_hash64(name.as_bytes(), 0), index));
                 point += 1;
                 current += 1.0;
@@ -106,7 +106,7 @@ struct Permutation {
 
 impl Permutation {
     fn new(host: &Host, size: u64) -> Self {
-        let name = host.core.address.to_string();
+        let name = host.core.address().to_string();
         Self {
             offset: xx_hash64(name.as_bytes(), 0) % size,
             skip: xx_hash64(name.as_bytes(), 1) % (size - 1) + 1,

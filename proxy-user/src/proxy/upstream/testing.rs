@@ -50,6 +50,7 @@ pub(crate) fn cluster(endpoints: Vec<Endpoint>, pool: ConnectionPool) -> Cluster
             ..ClusterPolicy::default()
         },
         endpoints: Arc::new(EndpointCell::new(EndpointSet { endpoints })),
+        dns: None,
         provenance: None,
     }
 }

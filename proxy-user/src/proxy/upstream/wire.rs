@@ -197,6 +197,7 @@ pub(super) fn classify(error: &hyper::Error, facts: &Connected, read_before: u64
     let side = match kind {
         Kind::RequestBody => Side::Downstream,
         Kind::NoHealthyUpstream
+        | Kind::DnsFailed
         | Kind::Overflow
         | Kind::ConnectFailed
         | Kind::ConnectTimeout

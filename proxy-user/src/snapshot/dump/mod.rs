@@ -79,8 +79,9 @@ impl Dump {
 
     fn services(&mut self, snapshot: &Snapshot) {
         for service in &snapshot.services {
-            let addresses: Vec<String> =
-                service.addresses.iter().map(ToString::to_string).collect();
+            let written = service.addresses.iter().map(ToString::to_string);
+            let allocated = service.allocated.iter().map(|ip| format!("auto:{ip}"));
+            let addresses: Vec<String> = written.chain(allocated).collect();
             let ports: Vec<String> = service
                 .ports
                 .iter()
@@ -127,6 +128,9 @@ impl Dump {
         };
         let discovery = match cluster.discovery {
             Discovery::Endpoints => String::new(),
+            Discovery::Dns => " dns".to_owned(),
+            Discovery::LogicalDns => " logical-dns".to_owned(),
+            Discovery::DynamicDns { port } => format!(" dynamic-dns:{port}"),
             Discovery::OriginalDst { port: None } => " original-dst".to_owned(),
             Discovery::OriginalDst { port: Some(port) } => format!(" original-dst:{port}"),
         };
@@ -139,6 +143,17 @@ impl Dump {
                 cluster.name
             ),
         );
+        for named in cluster.dns.iter().flat_map(|dns| &dns.named) {
+            let weight = if named.weight == 1 {
+                String::new()
+            } else {
+                format!(" weight={}", named.weight)
+            };
+            self.line(
+                1,
+                format_args!("by name {}:{}{weight}", named.name, named.port),
+            );
+        }
         for endpoint in &cluster.endpoint_set().endpoints {
             let weight = if endpoint.weight == 1 {
                 String::new()
