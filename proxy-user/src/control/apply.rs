@@ -38,7 +38,7 @@ enum ObjectsInForce {
     /// All that were loaded.
     Whole(Arc<Loaded>),
     /// Not all, or older ones: some namespace is beyond its budget.
-    Reduced(ObjectSet),
+    Reduced(Box<ObjectSet>),
 }
 
 impl ObjectsInForce {
@@ -128,7 +128,7 @@ impl Control {
             objects: if is_whole {
                 ObjectsInForce::Whole(Arc::clone(loaded))
             } else {
-                ObjectsInForce::Reduced(objects)
+                ObjectsInForce::Reduced(Box::new(objects))
             },
             compile_time: started.elapsed(),
         }
