@@ -191,6 +191,7 @@ fn gives_the_same_diagnostics(
         .destination_rules
         .values()
         .filter(|rule| !rule.spec.subsets.is_empty())
+        .filter(|rule| host::may_cover(&rule.spec.host, &own_host))
         .filter(|rule| {
             let name = host::expand(&rule.spec.host, &rule.meta.namespace, domain);
             host::is_subset_of(&own_host, &name.to_ascii_lowercase())

@@ -38,7 +38,7 @@ enum ObjectsInForce {
     /// All that were loaded.
     Whole(Arc<Loaded>),
     /// Not all, or older ones: some namespace is beyond its budget.
-    Reduced(ObjectSet),
+    Reduced(Box<ObjectSet>),
 }
 
 impl ObjectsInForce {
@@ -128,7 +128,7 @@ impl Control {
             objects: if is_whole {
                 ObjectsInForce::Whole(Arc::clone(loaded))
             } else {
-                ObjectsInForce::Reduced(objects)
+                ObjectsInForce::Reduced(Box::new(objects))
             },
             compile_time: started.elapsed(),
         }
@@ -294,7 +294,7 @@ impl Control {
         let mut all = self.source_findings.clone();
         all.extend_from_slice(&self.compile_findings);
         all.extend_from_slice(&self.kernel_findings);
-        all.extend_from_slice(&self.budget_findings);
+        all.extend_from_slice(&self.crowded_findings);
         all.extend(self.names.findings());
         all.sort();
         all.dedup();

@@ -7,11 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proxy_common::pod::PodId;
 use proxy_user::compile::compile;
 use proxy_user::net::{
-    CapturedDst, Heartbeat, NetnsCookie, OriginalDst, OriginalDstSource, PodUid,
+    Accepted, CapturedDst, Heartbeat, NetnsCookie, NoNames, OriginalDst, OriginalDstSource, PodUid,
+    SocketFactory,
 };
-use proxy_user::node::netns::HostNamespace;
 use proxy_user::proxy::{
     PodHandle, Worker, WorkerCommand, WorkerConfig, WorkerHandle, WorkerLimits,
 };
@@ -109,10 +110,22 @@ fn read_head(stream: &mut TcpStream, into: &mut Vec<u8>) -> bool {
 struct Table(Mutex<HashMap<SocketAddr, SocketAddr>>);
 
 impl OriginalDstSource for Table {
-    fn take(&self, _: NetnsCookie, client: SocketAddr) -> Option<CapturedDst> {
+    fn take(&self, accepted: &Accepted) -> Option<CapturedDst> {
         let mut known = self.0.lock().expect("no panic while it is held");
-        let dst = OriginalDst(known.remove(&client)?);
+        let dst = OriginalDst(known.remove(&accepted.client)?);
         Some(CapturedDst { dst })
+    }
+}
+
+/// Sockets of the test's own namespace.
+struct PlainSockets;
+
+impl SocketFactory for PlainSockets {
+    fn open_tcp(&self, towards: SocketAddr) -> std::io::Result<socket2::Socket> {
+        let domain = socket2::Domain::for_address(towards);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
     }
 }
 
@@ -146,6 +159,7 @@ impl Bench {
             original_dsts: Arc::clone(&table) as Arc<dyn OriginalDstSource>,
             recorder: telemetry.recorder(),
             heartbeat: Box::new(NoHeartbeat),
+            names: Arc::new(NoNames),
             limits: WorkerLimits::default(),
         })
         .expect("a worker");
@@ -236,7 +250,12 @@ impl Bench {
     }
 
     fn exchange(&self, stream: &mut TcpStream, ask: &Ask) -> Answer {
-        let mut head = format!("{} HTTP/1.1\r\n", ask.send);
+        let version = if ask.send.contains(" HTTP/") {
+            ""
+        } else {
+            " HTTP/1.1"
+        };
+        let mut head = format!("{}{version}\r\n", ask.send);
         if !ask.host.is_empty() {
             head += &format!("host: {}\r\n", ask.host);
         }
@@ -291,9 +310,11 @@ fn add_pod(worker: &WorkerHandle, at: usize) -> SocketAddr {
     let address = listener.local_addr().expect("bound");
     let pod = PodHandle {
         uid: PodUid(uid(at).into()),
-        cookie: NetnsCookie(at as u64 + 1),
+        id: PodId::namespace(at as u64 + 1),
+        netns: NetnsCookie(at as u64 + 1),
+        listening_since_ns: 0,
         listeners: vec![listener],
-        sockets: Arc::new(HostNamespace),
+        sockets: Arc::new(PlainSockets),
         labels: Arc::new(WorkloadLabels::unknown()),
     };
     let sent = worker.send(WorkerCommand::AddPod(pod));

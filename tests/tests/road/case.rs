@@ -30,7 +30,7 @@ pub(crate) struct Ask {
     /// The service that is dialled, and its port.
     #[serde(default = "service")]
     pub(crate) to: String,
-    /// Method and target.
+    /// Method and target, and the version if it is not HTTP/1.1.
     #[serde(default = "request")]
     pub(crate) send: String,
     #[serde(default = "host")]

@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::api::{
-    EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Pod, Resource, WorkloadEntry,
-    in_creation_order,
+    EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Pod, Resource, WorkloadEntry, by_creation,
 };
 use crate::compile::ledger::Ledger;
 use crate::finding::{Finding, ObjectRef, Severity};
@@ -135,7 +134,9 @@ pub(in crate::compile) fn endpoints_of(
         // Who pays is asked where the sets are made.
         ledger: Ledger::unbounded(),
     };
-    builder.index_slices(|namespace, name| services.contains(&ObjectKey::new(namespace, name)));
+    let names = services.iter();
+    let names: HashSet<(&str, &str)> = names.map(|key| (&*key.namespace, &*key.name)).collect();
+    builder.index_slices(|namespace, name| names.contains(&(namespace, name)));
     builder.read_pods_of_slices();
     let mut found = BTreeMap::new();
     for key in services {
@@ -194,7 +195,7 @@ impl<'a> Builder<'a> {
 
     /// Slices of the services that `is_meant` says, by namespace and name.
     fn index_slices(&mut self, is_meant: impl Fn(&str, &str) -> bool) {
-        for slice in in_creation_order(&self.objects.endpoint_slices) {
+        for slice in self.objects.endpoint_slices.values() {
             let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) else {
                 continue;
             };
@@ -203,6 +204,9 @@ impl<'a> Builder<'a> {
                 continue;
             }
             self.slices.entry(key).or_default().push(slice);
+        }
+        for slices in self.slices.values_mut() {
+            slices.sort_by(|a, b| by_creation(a, b));
         }
     }
 

@@ -33,7 +33,6 @@ fn a_workload_is_called_after_who_made_its_pod() {
                 kind: kind.into(),
                 name: owner.into(),
                 controller: true,
-                ..OwnerReference::default()
             }]);
         }
         assert_eq!(owner_name(&meta), expected, "{kind} {owner} {hash:?}");
