@@ -7,6 +7,7 @@ use crate::{
     addr::{Addr, AddrClass, Family, PortBe},
     balance::{Outcome, Pick, Tables, pick},
     cluster::{EndpointValue, LIVE_NONE},
+    map,
     pod::{EXCLUDED, ExclusionKey, INCLUDED, ListenerKey, NodeState, PodId, PodValue},
     reason::Reason,
     service::{Action, CidrKey, OverrideKey, OverrideValue, ScopeValue, ServiceKey, ServiceValue},
@@ -43,6 +44,8 @@ pub trait Facts: Tables {
     fn listener(&self, key: ListenerKey, port: PortBe) -> Listener;
     /// Whether `port` is one of [`NodeState::guarded_ports`].
     fn is_guarded_port(&self, port: PortBe) -> bool;
+    /// `CONNECTING`: captured connections of the pod in handshake.
+    fn connecting(&self, pod: PodId) -> u64;
     /// Last heartbeat of a worker, monotonic ns.
     fn worker_beat_ns(&self, worker: u32) -> u64;
     /// Monotonic ns.
@@ -466,6 +469,10 @@ fn is_proxy_alive<F: Facts>(facts: &F, id: PodId, pod: &PodValue, family: Family
             return false;
         }
         Listener::Ready => {}
+    }
+    if facts.connecting(id) >= map::CONNECTING_PER_POD_MAX {
+        facts.count(Reason::ConnectingFull);
+        return false;
     }
     let age_ns = facts
         .now_ns()

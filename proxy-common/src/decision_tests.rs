@@ -27,6 +27,7 @@ struct World {
     listener: Option<Listener>,
     now_ns: u64,
     beat_ns: u64,
+    connecting: u64,
     is_source_taken: bool,
     has_no_memory: bool,
     counted: RefCell<Vec<Reason>>,
@@ -101,6 +102,9 @@ impl Facts for World {
     }
     fn is_guarded_port(&self, port: PortBe) -> bool {
         self.node.guarded_ports.contains(&port)
+    }
+    fn connecting(&self, _: PodId) -> u64 {
+        self.connecting
     }
     fn worker_beat_ns(&self, _: u32) -> u64 {
         self.beat_ns
@@ -746,6 +750,18 @@ fn step_10_chooses_in_the_kernel_or_asks_whether_the_proxy_lives() {
         (
             "backlog full",
             |w| w.listener = Some(Listener::Full),
+            Verdict::Pass,
+            Reason::DegradedPass,
+        ),
+        (
+            "handshakes, one less than too many",
+            |w| w.connecting = map::CONNECTING_PER_POD_MAX - 1,
+            Verdict::Listener,
+            Reason::ProxyPath,
+        ),
+        (
+            "too many handshakes",
+            |w| w.connecting = map::CONNECTING_PER_POD_MAX,
             Verdict::Pass,
             Reason::DegradedPass,
         ),

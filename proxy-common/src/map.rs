@@ -67,6 +67,14 @@ pub const SK_STORAGE: &str = "SK_STORAGE";
 pub const ORIGINAL_DSTS: &str = "ORIGINAL_DSTS";
 /// Pods times backlog (1024), for 256 pods; beyond it a connection is refused and counted.
 pub const ORIGINAL_DSTS_MAX: u32 = 262_144;
+/// Pod to how many of its captured connections have not shaken hands yet.
+pub const CONNECTING: &str = "CONNECTING";
+/// Pods of both tables.
+pub const CONNECTING_MAX: u32 = PODS_MAX + HOST_PODS_MAX;
+/// As many as wait for accept at most: a handshake on loopback ends at once, unless the pod keeps
+/// it from doing so. Beyond it the pod's connections take their degraded form, so that no pod
+/// fills [`ORIGINAL_DSTS`].
+pub const CONNECTING_PER_POD_MAX: u64 = 1024;
 /// Flow records.
 pub const FLOW_EVENTS: &str = "FLOW_EVENTS";
 /// Bytes, a power of two: 8,192 records of 128 bytes with their headers do fit.
@@ -94,6 +102,7 @@ pub const PINNED: &[&str] = &[
     LIVE_COUNTS,
     SK_STORAGE,
     ORIGINAL_DSTS,
+    CONNECTING,
     FLOW_EVENTS,
     REASONS,
 ];

@@ -114,6 +114,8 @@ reasons! {
     /// Counted beside the verdict: a host pod's endpoint has a port of the node's own services, so
     /// the proxy decides.
     GuardedPort = 39, "guarded_port";
+    /// Counted beside the verdict: too many of the pod's captured connections are in handshake.
+    ConnectingFull = 40, "connecting_full";
 }
 
 /// Number of counters in `REASONS`.

@@ -51,7 +51,7 @@ impl SocketState {
     /// Untouched, but the service is known: flow record only.
     pub const PATH_PASS: u8 = 3;
 
-    /// `LIVE_COUNTS[live_id]` includes this socket.
+    /// `LIVE_COUNTS[live_id]` includes this socket; on the proxy path `CONNECTING[pod]` does.
     pub const COUNTED: u8 = 1;
     /// The handshake was done.
     pub const ESTABLISHED: u8 = 2;

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use proxy_common::{
     cluster::{ClusterValue, EndpointValue, SplitValue},
     map::{self, Offsets},
-    pod::{ExclusionKey, ListenerKey, NodeState, PodValue},
+    pod::{ExclusionKey, ListenerKey, NodeState, PodId, PodValue},
     reason::{REASONS_MAX, Reason},
     service::{CidrKey, OverrideKey, OverrideValue, ScopeValue, ServiceKey, ServiceValue},
     socket::{OriginalDstKey, OriginalDstValue, SocketState},
@@ -104,6 +104,12 @@ pub(crate) static SK_STORAGE: SkStorage<SocketState> = SkStorage::new();
 #[map]
 pub(crate) static ORIGINAL_DSTS: HashMap<OriginalDstKey, OriginalDstValue> =
     HashMap::with_max_entries(map::ORIGINAL_DSTS_MAX, BPF_F_NO_PREALLOC);
+
+/// Captured connections in handshake, for each pod. Made by `kernel` with the pod and repaired by
+/// it, counted by sock_ops, read by connect. Full: the pod is not bounded.
+#[map]
+pub(crate) static CONNECTING: HashMap<PodId, u64> =
+    HashMap::with_max_entries(map::CONNECTING_MAX, BPF_F_NO_PREALLOC);
 
 /// Flow records. Written by connect and sock_ops, read by `kernel::events`. Full: dropped, and
 /// counted exactly. Needs Linux 5.8.

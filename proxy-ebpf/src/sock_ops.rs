@@ -17,7 +17,7 @@ use aya_log_ebpf::error;
 use proxy_common::{
     addr::{Addr, AddrClass, Family, PortBe},
     flow::FlowEvent,
-    pod::NodeState,
+    pod::{NodeState, PodId},
     reason::Reason,
     socket::{OriginalDstKey, OriginalDstValue, SocketState},
 };
@@ -66,7 +66,12 @@ fn connecting(ctx: &SockOpsContext) {
                 inserted_ns: now_ns(),
             };
             let key = original_dst_key(ctx, state);
-            if let Err(error) = maps::ORIGINAL_DSTS.insert(key, value, 0) {
+            let kept = maps::ORIGINAL_DSTS.insert(key, value, 0);
+            if watch(ctx) && kept.is_ok() {
+                count_connecting(state.pod, 1);
+                state.flags |= SocketState::COUNTED;
+            }
+            if let Err(error) = kept {
                 count(Reason::OriginalDstFull);
                 error!(
                     ctx,
@@ -82,12 +87,28 @@ fn connecting(ctx: &SockOpsContext) {
                 maps::add_shared(live, 1);
                 state.flags |= SocketState::COUNTED;
             }
+            // A close that goes unseen is repaired by the live iterator.
+            watch(ctx);
         }
-        SocketState::PATH_PASS => {}
-        _ => return delete_strangers_entry(ctx),
+        SocketState::PATH_PASS => {
+            watch(ctx);
+        }
+        _ => delete_strangers_entry(ctx),
     }
-    // A refusal means that the close goes unseen; the live iterator repairs the counts.
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// Asks for the changes of this socket's state; false when the kernel will not tell them.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext) -> bool {
+    ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
+        .is_ok()
+}
+
+#[inline(always)]
+fn count_connecting(pod: PodId, by: u64) {
+    if let Some(connecting) = maps::CONNECTING.get_ptr_mut(pod) {
+        maps::add_shared(connecting, by);
+    }
 }
 
 /// A socket that was not captured and dials the listener must not find another one's entry.
@@ -137,6 +158,10 @@ fn changed(ctx: &SockOpsContext) {
         return;
     };
     if state.path == SocketState::PATH_PROXY {
+        if state.flags & SocketState::COUNTED != 0 {
+            state.flags &= !SocketState::COUNTED;
+            count_connecting(state.pod, 1u64.wrapping_neg());
+        }
         // Later the entry is accept's: a client may close before it is accepted.
         if old == SYN_SENT && new == CLOSE {
             let _ = maps::ORIGINAL_DSTS.remove(original_dst_key(ctx, state));

@@ -244,6 +244,15 @@ impl Facts for Connect<'_> {
     }
 
     #[inline(always)]
+    fn connecting(&self, pod: PodId) -> u64 {
+        match maps::CONNECTING.get_ptr(pod) {
+            // SAFETY: an aligned map value that is only ever added to atomically.
+            Some(count) => unsafe { ptr::read_volatile(count) },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
     fn worker_beat_ns(&self, worker: u32) -> u64 {
         match maps::WORKERS.get_ptr(worker) {
             // SAFETY: an aligned map value that workers store whole.

@@ -46,8 +46,12 @@ fn mesh() -> ObjectSet {
             json!({ "clusterIP": ip, "ports": ports, "internalTrafficPolicy": policy, "selector": selector }),
         );
     }
-    for number in 1..=6 {
-        let node = if number % 2 == 0 { NODE } else { "other" };
+    for number in 1..=6_u32 {
+        let node = if number.is_multiple_of(2) {
+            NODE
+        } else {
+            "other"
+        };
         let version = format!("v{}", number % 3);
         add::<Pod>(
             &mut set,
@@ -94,7 +98,7 @@ fn slice(random: &mut Draws, service: &str) -> Value {
             let number = 1 + random.below(8);
             let mut endpoint = json!({
                 "addresses": [format!("10.1.0.{number}")],
-                "nodeName": if number % 2 == 0 { NODE } else { "other" },
+                "nodeName": if number.is_multiple_of(2) { NODE } else { "other" },
                 "conditions": { "ready": random.below(4) > 0, "terminating": random.below(2) == 0 },
             });
             if number <= 7 {

@@ -16,7 +16,7 @@ use crate::compile::{
 };
 use crate::dns::Answer;
 use crate::finding::{Finding, Severity};
-use crate::node::WantedPod;
+use crate::node::{WantedPod, memory};
 use crate::settings::CompileSettings;
 use crate::snapshot::endpoints::EndpointCell;
 use crate::snapshot::{Capture, Snapshot};
@@ -38,7 +38,7 @@ enum ObjectsInForce {
     /// All that were loaded.
     Whole(Arc<Loaded>),
     /// Not all, or older ones: some namespace is beyond its budget.
-    Reduced(ObjectSet),
+    Reduced(Box<ObjectSet>),
 }
 
 impl ObjectsInForce {
@@ -128,7 +128,7 @@ impl Control {
             objects: if is_whole {
                 ObjectsInForce::Whole(Arc::clone(loaded))
             } else {
-                ObjectsInForce::Reduced(objects)
+                ObjectsInForce::Reduced(Box::new(objects))
             },
             compile_time: started.elapsed(),
         }
@@ -250,6 +250,8 @@ impl Control {
             settings,
             endpoints: compiled.endpoints,
         });
+        // The last snapshot has gone, and so has what it was compiled from.
+        memory::return_free_memory();
     }
 
     /// Shows what is wrong now and logs what has not been before; how many there are.
@@ -292,7 +294,7 @@ impl Control {
         let mut all = self.source_findings.clone();
         all.extend_from_slice(&self.compile_findings);
         all.extend_from_slice(&self.kernel_findings);
-        all.extend_from_slice(&self.budget_findings);
+        all.extend_from_slice(&self.crowded_findings);
         all.extend(self.names.findings());
         all.sort();
         all.dedup();

@@ -6,7 +6,7 @@
 
 mod access_log;
 mod apply;
-mod budget;
+mod crowded;
 mod flows;
 mod live;
 mod names;
@@ -36,7 +36,7 @@ use crate::telemetry::node_metrics::MapFill;
 
 pub(crate) use access_log::{AccessLogState, AccessLogTarget};
 use apply::InForce;
-use budget::Budgets;
+use crowded::CrowdedPods;
 pub(crate) use flows::FlowReader;
 pub(crate) use live::{Identity, LiveNode};
 use names::NameTable;
@@ -80,8 +80,8 @@ pub(crate) struct Control {
     compile_findings: Vec<Finding>,
     kernel_findings: Vec<Finding>,
     /// Pods that have used up most of their captured connections.
-    budget_findings: Vec<Finding>,
-    budgets: Budgets,
+    crowded_findings: Vec<Finding>,
+    crowded: CrowdedPods,
     snapshot: Arc<Snapshot>,
     /// What the snapshot was compiled from.
     in_force: Option<InForce>,
@@ -100,8 +100,8 @@ impl Control {
             source_findings: Vec::new(),
             compile_findings: Vec::new(),
             kernel_findings: Vec::new(),
-            budget_findings: Vec::new(),
-            budgets: Budgets::default(),
+            crowded_findings: Vec::new(),
+            crowded: CrowdedPods::default(),
             snapshot: Arc::new(Snapshot::default()),
             asking: None,
             parts,
@@ -233,10 +233,10 @@ impl Control {
             })
             .collect();
         self.parts.metrics.set_captured_connections(&connections);
-        let mut crowded = self.budgets.findings(&self.snapshot, &states);
+        let mut crowded = self.crowded.findings(&self.snapshot, &states);
         crowded.sort();
-        if crowded != self.budget_findings {
-            self.budget_findings = crowded;
+        if crowded != self.crowded_findings {
+            self.crowded_findings = crowded;
             self.report_findings();
         }
     }

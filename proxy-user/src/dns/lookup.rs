@@ -134,16 +134,15 @@ async fn ask(resolver: &TokioResolver, name: &str, family: Family) -> Found {
 fn no_records(error: &hickory_resolver::net::NetError) -> Outcome {
     use hickory_resolver::net::{DnsError, NetError};
     use hickory_resolver::proto::op::ResponseCode;
-    match error {
+    let is_answer = matches!(
+        error,
         NetError::Dns(DnsError::NoRecordsFound(records))
-            if matches!(
-                records.response_code,
-                ResponseCode::NoError | ResponseCode::NXDomain
-            ) =>
-        {
-            Outcome::Empty
-        }
-        _ => Outcome::Failed,
+            if matches!(records.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+    );
+    if is_answer {
+        Outcome::Empty
+    } else {
+        Outcome::Failed
     }
 }
 

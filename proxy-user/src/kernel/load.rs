@@ -10,7 +10,7 @@ use aya::{
 use proxy_common::{
     cluster::{ClusterValue, EndpointValue, SplitValue},
     map::{self, LIVE_ITERATOR, OFFSETS, PINNED, PROGRAMS},
-    pod::{ExclusionKey, ListenerKey, NodeState, PodValue},
+    pod::{ExclusionKey, ListenerKey, NodeState, PodId, PodValue},
     service::{CidrKey, OverrideKey, OverrideValue, ScopeValue, ServiceKey, ServiceValue},
     socket::{OriginalDstKey, OriginalDstValue, SocketState},
 };
@@ -55,6 +55,7 @@ pub(super) struct Maps {
     pub(super) live_counts: Array<MapData, u64>,
     pub(super) sk_storage: MapData,
     pub(super) original_dsts: MapData,
+    pub(super) connecting: HashMap<MapData, PodId, u64>,
     pub(super) flow_events: Option<RingBuf<MapData>>,
     pub(super) reasons: PerCpuArray<MapData, u64>,
 }
@@ -127,6 +128,7 @@ impl Maps {
             live_counts: typed(ebpf, map::LIVE_COUNTS)?,
             sk_storage: storage(ebpf)?,
             original_dsts: original_dsts(ebpf)?,
+            connecting: typed(ebpf, map::CONNECTING)?,
             flow_events: Some(typed(ebpf, map::FLOW_EVENTS)?),
             reasons: typed(ebpf, map::REASONS)?,
         })

@@ -10,7 +10,8 @@ use std::{
 use aya::maps::{HashMap, MapData};
 use proxy_common::{
     addr::{Addr, PortBe},
-    map::ORIGINAL_DSTS,
+    map::{CONNECTING, CONNECTING_PER_POD_MAX, ORIGINAL_DSTS},
+    pod::PodId,
     socket::{OriginalDstKey, OriginalDstValue},
 };
 
@@ -69,6 +70,32 @@ fn captured(value: &OriginalDstValue) -> CapturedDst {
     }
 }
 
+/// How many entries each pod has.
+type EntriesByPod = std::collections::HashMap<PodId, u64>;
+
+/// Puts counts right that are half of what is allowed and more than there are entries: a change
+/// that no program saw, such as while links were made anew.
+pub(super) fn repair_connecting(
+    connecting: &mut HashMap<MapData, PodId, u64>,
+    entries: &EntriesByPod,
+) -> Result<(), KernelError> {
+    let outdated: Vec<(PodId, u64)> = connecting
+        .iter()
+        .filter_map(Result::ok)
+        .filter(|(_, count)| *count >= CONNECTING_PER_POD_MAX / 2)
+        .filter_map(|(pod, count)| {
+            let most = entries.get(&pod).copied().unwrap_or(0);
+            (count > most).then_some((pod, most))
+        })
+        .collect();
+    for (pod, most) in outdated {
+        connecting
+            .insert(pod, most, 0)
+            .map_err(|error| KernelError::map("write", CONNECTING, error))?;
+    }
+    Ok(())
+}
+
 /// Removes what nobody will accept.
 #[derive(Default)]
 pub(super) struct Sweeper {
@@ -77,7 +104,8 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Removes entries that are too old, or whose listener is gone; returns how many. An old one
+    /// Removes entries that are too old, or whose listener is gone; returns how many, and how
+    /// many each pod had. An old one
     /// goes when two sweeps in a row meet it and its worker runs: the queue of a daemon that was
     /// stopped for long is accepted in between.
     pub(super) fn sweep(
@@ -85,15 +113,17 @@ impl Sweeper {
         map: &mut HashMap<MapData, OriginalDstKey, OriginalDstValue>,
         listeners: &Listeners,
         runs: impl Fn(u32) -> bool,
-    ) -> Result<usize, KernelError> {
+    ) -> Result<(usize, EntriesByPod), KernelError> {
         let now_ns = monotonic_ns();
         let mut abandoned = Vec::new();
         let mut suspects = HashSet::new();
+        let mut by_pod = EntriesByPod::new();
         for entry in map.iter() {
             // The kernel changes the map meanwhile; a skipped entry is met by the next sweep.
             let Ok((key, value)) = entry else {
                 continue;
             };
+            *by_pod.entry(value.pod).or_default() += 1;
             let age_ns = now_ns.saturating_sub(value.inserted_ns);
             let listener = (key.netns_cookie, key.addr.family(), key.listener.to_host());
             match listeners.get(&listener) {
@@ -113,7 +143,7 @@ impl Sweeper {
             removed(map.remove(key))
                 .map_err(|error| KernelError::map("remove from", ORIGINAL_DSTS, error))?;
         }
-        Ok(abandoned.len())
+        Ok((abandoned.len(), by_pod))
     }
 }
 
@@ -123,8 +153,6 @@ fn is_old(age_ns: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::pod::PodId;
-
     use super::*;
     use crate::net::NetnsCookie;
 

@@ -17,6 +17,9 @@ use proxy_common::{
 use super::{KernelError, Listeners, PodEntry, load::Maps, maps::removed};
 use crate::{settings::OnProxyDown, snapshot::Exclusions};
 
+/// `bpf(2)`: only where there is no such key.
+const BPF_NOEXIST: u64 = 1;
+
 /// Entries of `EXCLUSIONS`: (prefix bits, key) to value.
 type ExclusionEntries = BTreeMap<(u32, ExclusionKey), u32>;
 
@@ -57,6 +60,8 @@ impl Pods {
         table
             .insert(pod.id.id, value, 0)
             .map_err(|error| KernelError::map("insert into", name, error))?;
+        // Counted by the kernel from then on. Without room the pod is not bounded, nothing worse.
+        let _ = maps.connecting.insert(pod.id, 0, BPF_NOEXIST);
         let known = Known {
             scope,
             netns: pod.netns.0,
@@ -81,6 +86,8 @@ impl Pods {
         };
         removed(table.remove(&id.id))
             .map_err(|error| KernelError::map("remove from", name, error))?;
+        removed(maps.connecting.remove(&id))
+            .map_err(|error| KernelError::map("remove from", map::CONNECTING, error))?;
         match self.by_id.remove(&id) {
             Some(known) => remove_exclusions(maps, known.exclusions.into_keys()),
             None => Ok(()),

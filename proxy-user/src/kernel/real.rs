@@ -26,7 +26,7 @@ use super::{
     live::{read_live_flows, repair_live_counts},
     load::{self, Loaded, Maps},
     maps::{self, removed},
-    original_dst::{KernelOriginalDsts, Sweeper},
+    original_dst::{KernelOriginalDsts, Sweeper, repair_connecting},
     pin::PinDirs,
     pods::Pods,
     sync::{EntryKey, Planner},
@@ -318,7 +318,8 @@ impl KernelMaps for Kernel {
             let age = self.heartbeats.age(worker);
             age.is_some_and(|age| age < silent_after)
         };
-        let count = state.sweeper.sweep(&mut map, &listeners, runs)?;
+        let (count, entries) = state.sweeper.sweep(&mut map, &listeners, runs)?;
+        repair_connecting(&mut state.loaded.maps.connecting, &entries)?;
         if !state.has_swept_pods && state.opened.elapsed() > STRANGERS_AFTER {
             let State { loaded, pods, .. } = &mut *state;
             let strangers = pods.remove_strangers(&mut loaded.maps)?;

@@ -1,6 +1,8 @@
 //! The real object on a throw-away cgroup and namespace, with real sockets: the hit and the miss
 //! of each rule. Needs root and the object of `cargo xtask build`; skips loudly without.
 
+mod bounds;
+mod host_pods;
 mod lab;
 mod shapes;
 
@@ -57,14 +59,14 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
             ("networks", shapes::networks_and_ports_are_found),
             ("scopes", shapes::a_scope_sees_its_own),
             ("way out", shapes::a_family_without_a_route_fails_by_itself),
-            ("host pods", shapes::host_pods_are_found_by_their_cgroup),
+            ("host pods", host_pods::host_pods_are_found_by_their_cgroup),
             (
                 "the host guard",
-                shapes::rules_lead_host_pods_to_nothing_of_the_host,
+                host_pods::rules_lead_host_pods_to_nothing_of_the_host,
             ),
             (
                 "strangers on the host",
-                shapes::strangers_on_the_host_find_nobodys_destination,
+                host_pods::strangers_on_the_host_find_nobodys_destination,
             ),
             ("not ready", shapes::strict_refuses_pods_that_are_not_ready),
             ("v6 and options", shapes::ipv6_keepalive_and_ports),
@@ -75,7 +77,11 @@ fn each_rule_in_a_real_kernel_with_its_hit_and_its_miss() {
             ("live flows", live_flows_and_counts_agree),
             ("degraded forms", dead_full_and_silent_proxies_degrade),
             ("sweep", abandoned_destinations_are_swept),
-            ("the programs' log", shapes::a_full_map_is_told_in_the_log),
+            ("the programs' log", bounds::a_full_map_is_told_in_the_log),
+            (
+                "handshakes",
+                bounds::a_pod_with_too_many_handshakes_degrades,
+            ),
             ("adoption", pins_outlive_the_daemon_and_are_adopted),
             ("staleness", stale_maps_pass),
             ("cleanup", cleanup_leaves_nothing),
@@ -539,7 +545,7 @@ fn abandoned_destinations_are_swept(lab: &mut Lab) {
     assert_eq!(lab.take(peer), None);
 
     // An old one goes when two sweeps meet it while its worker runs.
-    let mut entries = shapes::original_dsts(lab);
+    let mut entries = bounds::original_dsts(lab);
     let key = OriginalDstKey {
         netns_cookie: lab.netns.0,
         addr: Addr::LOOPBACK_V4,

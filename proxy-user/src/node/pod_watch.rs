@@ -420,8 +420,13 @@ async fn follow_routes(
     changes: mpsc::Sender<(PodUid, WayOut)>,
 ) {
     while netlink.changed().await.is_some() {
-        let Ok(now) = netlink.way_out().await else {
-            return;
+        let now = loop {
+            match netlink.way_out().await {
+                Ok(now) => break now,
+                // Routes that change while they are read.
+                Err(error) => tracing::debug!(pod = %uid, %error, "cannot read the pod's routes"),
+            }
+            tokio::time::sleep(SCAN_SLOW).await;
         };
         if now != last {
             last = now;

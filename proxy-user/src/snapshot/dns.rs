@@ -117,7 +117,10 @@ impl Families {
 
 /// What DNS has said so far, by name and family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ResolvedNames(HashMap<Arc<str>, [Option<Arc<[IpAddr]>>; 2]>);
+pub struct ResolvedNames(HashMap<Arc<str>, AnswersOfName>);
+
+/// IPv4, then IPv6; `None` before the first answer.
+type AnswersOfName = [Option<Arc<[IpAddr]>>; 2];
 
 impl ResolvedNames {
     /// Remembers an answer; an empty one says that the name has no address.

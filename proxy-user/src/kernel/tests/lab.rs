@@ -119,11 +119,18 @@ pub(super) fn in_another_namespace(body: impl FnOnce() + Send + 'static) {
 }
 
 fn ip(line: &str) {
-    let status = Command::new("ip")
-        .args(line.split_whitespace())
+    run(&format!("ip {line}"));
+}
+
+/// Runs a command, which must succeed.
+pub(super) fn run(line: &str) {
+    let mut words = line.split_whitespace();
+    let program = words.next().expect("a program");
+    let status = Command::new(program)
+        .args(words)
         .status()
-        .expect("iproute2 is installed");
-    assert!(status.success(), "ip {line}");
+        .expect("iproute2 and nftables are installed");
+    assert!(status.success(), "{line}");
 }
 
 pub(super) fn options(name: &str) -> KernelOptions {

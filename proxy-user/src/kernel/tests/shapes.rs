@@ -1,7 +1,8 @@
-//! What can be found and how: networks, ports, scopes, pods by cgroup, families, options.
+//! What can be found and how: networks, ports, scopes, families, options, earlier daemons.
 
 use super::{
-    lab::{self, Lab, cluster, counted, dial, dial_from, reply},
+    bounds::maps_dir,
+    lab::{Lab, cluster, counted, dial, reply},
     *,
 };
 use crate::snapshot::{
@@ -25,7 +26,7 @@ fn plan(action: KernelAction) -> KernelPlan {
     }
 }
 
-fn to_cluster(index: usize) -> KernelPlan {
+pub(super) fn to_cluster(index: usize) -> KernelPlan {
     let entry = SplitEntry {
         weight: 1,
         target: SplitTarget::Cluster(index),
@@ -33,7 +34,7 @@ fn to_cluster(index: usize) -> KernelPlan {
     plan(KernelAction::Split([entry].into()))
 }
 
-fn service(key: KernelKey, plan: Option<KernelPlan>) -> KernelService {
+pub(super) fn service(key: KernelKey, plan: Option<KernelPlan>) -> KernelService {
     KernelService {
         key,
         name: "shaped".into(),
@@ -42,11 +43,11 @@ fn service(key: KernelKey, plan: Option<KernelPlan>) -> KernelService {
     }
 }
 
-fn exact(address: &str, port: u16) -> KernelKey {
+pub(super) fn exact(address: &str, port: u16) -> KernelKey {
     KernelKey::Exact(address.parse().expect("an address"), port)
 }
 
-fn with(lab: &Lab, services: Vec<KernelService>) -> KernelView {
+pub(super) fn with(lab: &Lab, services: Vec<KernelService>) -> KernelView {
     KernelView {
         services,
         ..lab.view()
@@ -54,7 +55,7 @@ fn with(lab: &Lab, services: Vec<KernelService>) -> KernelView {
 }
 
 /// What one connection was counted as.
-fn reason(lab: &Lab, address: &str) -> Vec<Reason> {
+pub(super) fn reason(lab: &Lab, address: &str) -> Vec<Reason> {
     let before = lab.reasons();
     let _ = dial(address);
     counted(lab, &before)
@@ -175,119 +176,6 @@ pub(super) fn a_family_without_a_route_fails_by_itself(lab: &mut Lab) {
     lab.sync(&lab.view());
 }
 
-pub(super) fn host_pods_are_found_by_their_cgroup(lab: &mut Lab) {
-    let by_cgroup = as_host_pod(lab);
-    let dialled: SocketAddr = "10.96.0.1:80".parse().expect("an address");
-    let _client = TcpStream::connect(dialled).expect("captured");
-    let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    let taken = lab.take_as(by_cgroup.id, peer);
-    assert_eq!(
-        taken.map(|captured| captured.dst),
-        Some(OriginalDst(dialled))
-    );
-    // For another pod's listener it would be nobody's.
-    let _client = TcpStream::connect(dialled).expect("captured");
-    let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert_eq!(lab.take_as(PodId::cgroup(1), peer), None);
-    // Where its entry names another port than its listener has, it has none.
-    lab.upsert(&PodEntry {
-        listener_v4: Some(15002),
-        ..by_cgroup.clone()
-    });
-    let reasons = reason(lab, "10.96.0.1:80");
-    assert!(reasons.contains(&Reason::ListenerGone), "{reasons:?}");
-    lab.upsert(&by_cgroup);
-    // In a namespace of its own making it has no listener.
-    let before = lab.reasons();
-    lab::in_another_namespace(|| {
-        let _ = TcpStream::connect("10.96.0.1:80");
-    });
-    assert_eq!(counted(lab, &before), [Reason::PodUnknown]);
-    // A daemon that comes after a crash knows the pod before it has found it.
-    lab.crash();
-    lab.open();
-    lab.kernel.attach().expect("the swap");
-    lab.sync(&lab.view());
-    assert_eq!(reason(lab, "10.96.0.2:80"), [Reason::KernelPath]);
-    lab.kernel.remove_pod(by_cgroup.id).expect("the pod goes");
-    lab.kernel.renew().expect("renewed");
-    assert_eq!(reason(lab, "10.0.0.20:80"), [Reason::PodUnknown]);
-    lab.register();
-}
-
-/// The lab's pod, as if its namespace were the host's.
-fn as_host_pod(lab: &mut Lab) -> PodEntry {
-    lab.kernel.remove_pod(lab.pod.id).expect("the pod goes");
-    let by_cgroup = PodEntry {
-        id: PodId::cgroup(lab.cgroup_id),
-        ..lab.pod.clone()
-    };
-    lab.upsert(&by_cgroup);
-    lab.kernel
-        .set_listener(by_cgroup.id, Family::V4, lab.listener_v4.as_fd())
-        .expect("room");
-    by_cgroup
-}
-
-pub(super) fn rules_lead_host_pods_to_nothing_of_the_host(lab: &mut Lab) {
-    let by_cgroup = as_host_pod(lab);
-    let mut view = with(
-        lab,
-        vec![
-            service(exact("10.96.0.5", 80), Some(to_cluster(0))),
-            service(exact("10.96.0.6", 80), Some(to_cluster(1))),
-            service(exact("10.96.0.7", 80), Some(to_cluster(2))),
-        ],
-    );
-    view.clusters = vec![
-        cluster("loopback", "127.0.0.1:22", KernelBalancer::RoundRobin),
-        cluster("guarded", "10.0.0.13:7", KernelBalancer::RoundRobin),
-        cluster("open", "10.0.0.11:9000", KernelBalancer::RoundRobin),
-    ];
-    lab.sync(&view);
-    let refused = dial("10.96.0.5:80").expect_err("refused");
-    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-    assert_eq!(reason(lab, "10.96.0.5:80"), [Reason::HostGuard]);
-    // Only the proxy knows whether the address is the host's.
-    let before = lab.reasons();
-    let _client = dial("10.96.0.6:80").expect("captured");
-    assert_eq!(
-        counted(lab, &before),
-        [Reason::ProxyPath, Reason::GuardedPort]
-    );
-    let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert!(lab.take_as(by_cgroup.id, peer).is_some());
-    assert_eq!(reply(dial("10.96.0.7:80")), "v1");
-    // A pod with a namespace of its own has a loopback of its own.
-    lab.kernel.remove_pod(by_cgroup.id).expect("the pod goes");
-    lab.register();
-    assert_eq!(reason(lab, "10.96.0.5:80"), [Reason::KernelPath]);
-    assert_eq!(reason(lab, "10.96.0.6:80"), [Reason::KernelPath]);
-    lab.sync(&lab.view());
-}
-
-/// One that dials another host pod's listener: its hooks know it, but it was not captured.
-pub(super) fn strangers_on_the_host_find_nobodys_destination(lab: &mut Lab) {
-    let by_cgroup = as_host_pod(lab);
-    // What a client left behind that was reset before its connection was accepted: its port is
-    // free again while its entry waits in the queue.
-    let client = dial_from("127.0.0.1:46001", "10.96.0.1:80").expect("captured");
-    let abort = SockRef::from(&client).set_linger(Some(Duration::ZERO));
-    abort.expect("an option");
-    drop(client);
-    lab.kernel.remove_pod(by_cgroup.id).expect("the pod goes");
-    let stranger = dial_from("127.0.0.1:46001", "127.0.0.1:15001").expect("it queues");
-    lab.upsert(&by_cgroup);
-    for _ in 0..2 {
-        let (_, peer) = lab.listener_v4.accept().expect("both queued");
-        assert_eq!(peer.port(), 46001);
-        assert_eq!(lab.take_as(by_cgroup.id, peer), None);
-    }
-    drop(stranger);
-    lab.kernel.remove_pod(by_cgroup.id).expect("the pod goes");
-    lab.register();
-}
-
 pub(super) fn strict_refuses_pods_that_are_not_ready(lab: &mut Lab) {
     let not_ready = PodEntry {
         id: PodId::cgroup(lab.cgroup_id),
@@ -361,76 +249,6 @@ pub(super) fn other_layouts_are_dropped(lab: &mut Lab) {
     lab.kernel.attach().expect("the swap");
     assert!(!other.exists());
     assert!(maps_dir(lab).exists());
-}
-
-fn maps_dir(lab: &Lab) -> std::path::PathBuf {
-    let version = proxy_common::LAYOUT_VERSION;
-    lab.options.pins.join(format!("v{version}"))
-}
-
-/// Whatever is written, as text.
-#[derive(Clone, Default)]
-struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-pub(super) fn a_full_map_is_told_in_the_log(lab: &mut Lab) {
-    let mut log = lab.kernel.take_log().expect("the first reader");
-    assert!(lab.kernel.take_log().is_none());
-    let mut entries = original_dsts(lab);
-    let key = |number: u32| OriginalDstKey {
-        netns_cookie: u64::MAX,
-        addr: Addr::from_v4_word(number),
-        ..OriginalDstKey::default()
-    };
-    let mut number = 0;
-    while entries
-        .insert(key(number), OriginalDstValue::default(), 0)
-        .is_ok()
-    {
-        number += 1;
-    }
-    assert!(number > proxy_common::map::ORIGINAL_DSTS_MAX / 2);
-    let before = lab.reasons();
-    let client = dial("10.96.0.1:80").expect("it queues");
-    assert_eq!(
-        counted(lab, &before),
-        [Reason::ProxyPath, Reason::OriginalDstFull]
-    );
-    let (_, peer) = lab.listener_v4.accept().expect("it queued");
-    assert_eq!(lab.take(peer), None, "nobody knows its destination");
-    let written = Written::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::sync::Mutex::new(written.clone()))
-        .finish();
-    tracing::subscriber::with_default(subscriber, || log.flush());
-    let text = String::from_utf8(written.0.lock().expect("not poisoned").clone());
-    let text = text.expect("UTF-8");
-    let port = client.local_addr().expect("a name").port();
-    let (pod, full) = (lab.pod.id.id, "ERROR ebpf: no room in ORIGINAL_DSTS");
-    let whose = format!("of pod {pod} from port {port} will be refused");
-    assert!(text.contains(full) && text.contains(&whose), "{text}");
-    for number in 0..number {
-        entries.remove(&key(number)).expect("it was there");
-    }
-}
-
-/// The pinned `ORIGINAL_DSTS`.
-pub(super) fn original_dsts(
-    lab: &Lab,
-) -> aya::maps::HashMap<aya::maps::MapData, OriginalDstKey, OriginalDstValue> {
-    let pinned = aya::maps::MapData::from_pin(maps_dir(lab).join("ORIGINAL_DSTS"));
-    let pinned = aya::maps::Map::HashMap(pinned.expect("it is pinned"));
-    pinned.try_into().expect("the shape of ORIGINAL_DSTS")
 }
 
 pub(super) fn the_oldest_daemon_makes_room(lab: &mut Lab) {

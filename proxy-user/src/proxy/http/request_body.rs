@@ -54,11 +54,11 @@ pub(crate) enum ClientBody {
     Http2(Incoming),
 }
 
+/// What a body gives: a frame, or how it failed and in which words.
+type ClientFrame = Result<Frame<Bytes>, (BodyFault, String)>;
+
 impl ClientBody {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, (BodyFault, String)>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<ClientFrame>> {
         match self {
             Self::Http1(body) => Pin::new(body)
                 .poll_frame(cx)

@@ -17,9 +17,9 @@ const CROWDED_UNTIL: u64 = 70;
 
 /// Which pods are crowded now.
 #[derive(Default)]
-pub(super) struct Budgets(HashSet<PodUid>);
+pub(super) struct CrowdedPods(HashSet<PodUid>);
 
-impl Budgets {
+impl CrowdedPods {
     /// A warning for each pod that has used up most of what it may have.
     pub(super) fn findings(
         &mut self,
