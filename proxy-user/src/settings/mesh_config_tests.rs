@@ -103,3 +103,16 @@ fn the_settings_file_beats_the_config_map() {
     assert_eq!(merged.connect_timeout, Duration::from_secs(1));
     assert!(merged.h2_upgrade);
 }
+
+#[test]
+fn the_refresh_rate_of_names_is_a_minute_unless_it_is_set() {
+    for (text, expected) in [
+        ("{}", 60),
+        ("dnsRefreshRate: 0s", 60), // zero is no rate
+        ("dnsRefreshRate: 5s", 5),
+    ] {
+        let config = MeshConfig::parse("mesh", text).expect(text);
+        let found = config.settings().dns_refresh_rate;
+        assert_eq!(found, Duration::from_secs(expected), "{text}");
+    }
+}
