@@ -64,17 +64,17 @@ pub struct ObjectRef {
     /// The `kind:` of the object, such as `VirtualService`.
     pub kind: Cow<'static, str>,
     /// Namespace; empty for cluster-wide kinds.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// `metadata.name`.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectRef {
     /// Names the object `namespace/name` of `kind`.
     pub fn new(
         kind: impl Into<Cow<'static, str>>,
-        namespace: impl Into<String>,
-        name: impl Into<String>,
+        namespace: impl Into<Arc<str>>,
+        name: impl Into<Arc<str>>,
     ) -> Self {
         Self {
             kind: kind.into(),

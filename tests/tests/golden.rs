@@ -178,7 +178,7 @@ fn a011_one_object_in_two_versions_is_one_object() {
     let text = |version: &str| {
         format!(
             "apiVersion: networking.istio.io/{version}\nkind: VirtualService\n\
-             metadata: {{name: v, namespace: n}}\n\
+             metadata: {{name: v, namespace: shop}}\n\
              spec: {{hosts: [a], http: [{{route: [{{destination: {{host: b}}}}]}}]}}\n"
         )
     };
@@ -206,7 +206,7 @@ fn a012_an_envoy_filter_has_one_version() {
     for (version, is_known) in [("v1alpha3", true), ("v1", false), ("v1beta1", false)] {
         let text = format!(
             "apiVersion: networking.istio.io/{version}\nkind: EnvoyFilter\n\
-             metadata: {{name: f, namespace: n}}\nspec: {{configPatches: []}}\n"
+             metadata: {{name: f, namespace: shop}}\nspec: {{configPatches: []}}\n"
         );
         let loaded = loaded(&[("a.yaml", &text)]);
         assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Duration, Kind, LabelSelector, NoStatus, PortSelector, Resource};
+use super::{Duration, Kind, LabelSelector, Labels, NoStatus, PortSelector, Resource};
 
 /// How connections to a service are made, and its subsets.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -34,7 +34,7 @@ pub struct Subset {
     /// Name for routes.
     pub name: String,
     /// All of these must be among the endpoint's labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Policy that replaces the rule's, block by block.
     pub traffic_policy: Option<TrafficPolicy>,
 }

@@ -1,10 +1,8 @@
 //! Gateway, as networking.istio.io defines it.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
-use super::{Kind, NoStatus, Resource};
+use super::{Kind, Labels, NoStatus, Resource};
 
 /// Servers at the edge of the mesh.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -13,7 +11,7 @@ pub struct Gateway {
     /// Servers.
     pub servers: Vec<Server>,
     /// Labels of the pods that serve it; empty means all gateway pods.
-    pub selector: BTreeMap<String, String>,
+    pub selector: Labels,
 }
 
 impl Resource for Gateway {

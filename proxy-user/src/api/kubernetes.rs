@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Body, Condition, IntOrString, Kind, NoStatus, Resource};
+use super::{Body, Condition, IntOrString, Kind, Labels, NoStatus, Resource, Text};
 
 /// A service of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Service {
     /// Ports.
     pub ports: Vec<ServicePortSpec>,
     /// Labels of the pods behind it.
-    pub selector: BTreeMap<String, String>,
+    pub selector: Labels,
     /// `Cluster` (also if empty) or `Local`.
     pub internal_traffic_policy: String,
     /// Preference among endpoints.
@@ -62,7 +62,7 @@ pub struct EndpointSlice {
     /// `IPv4`, `IPv6` or `FQDN`.
     pub address_type: String,
     /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// The ports of each of them.
     pub ports: Vec<EndpointPort>,
 }
@@ -71,6 +71,16 @@ impl Resource for EndpointSlice {
     const KIND: Kind = Kind::EndpointSlice;
     const BODY: Body = Body::TopLevel;
     type Status = NoStatus;
+
+    fn for_each_text(spec: &mut Self, _: &mut NoStatus, visit: &mut dyn FnMut(&mut Text)) {
+        for endpoint in &mut spec.endpoints {
+            visit(&mut endpoint.node_name);
+            if let Some(target) = &mut endpoint.target_ref {
+                visit(&mut target.kind);
+                visit(&mut target.namespace);
+            }
+        }
+    }
 }
 
 /// One endpoint of a slice.
@@ -78,11 +88,11 @@ impl Resource for EndpointSlice {
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Addresses, of which the first counts.
-    pub addresses: Vec<String>,
+    pub addresses: Box<[Box<str>]>,
     /// Whether it is ready.
     pub conditions: EndpointConditions,
     /// Node it is on.
-    pub node_name: String,
+    pub node_name: Text,
     /// The pod behind it.
     pub target_ref: Option<ObjectReference>,
 }
@@ -114,11 +124,11 @@ pub struct EndpointPort {
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectReference {
     /// Kind.
-    pub kind: String,
+    pub kind: Text,
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Text,
     /// Name.
-    pub name: String,
+    pub name: Text,
 }
 
 /// A pod: what was asked for.
@@ -126,7 +136,7 @@ pub struct ObjectReference {
 #[serde(rename_all = "camelCase", default)]
 pub struct Pod {
     /// Node it runs on.
-    pub node_name: String,
+    pub node_name: Text,
     /// Whether it shares the node's network namespace.
     pub host_network: bool,
 }
@@ -134,6 +144,11 @@ pub struct Pod {
 impl Resource for Pod {
     const KIND: Kind = Kind::Pod;
     type Status = PodStatus;
+
+    fn for_each_text(spec: &mut Self, status: &mut PodStatus, visit: &mut dyn FnMut(&mut Text)) {
+        visit(&mut spec.node_name);
+        visit(&mut status.phase);
+    }
 }
 
 /// A pod: what became of it.
@@ -141,13 +156,13 @@ impl Resource for Pod {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
-    pub phase: String,
+    pub phase: Text,
     /// First address.
     #[serde(rename = "podIP")]
-    pub pod_ip: String,
+    pub pod_ip: Box<str>,
     /// Addresses of both families.
     #[serde(rename = "podIPs")]
-    pub pod_ips: Vec<PodIp>,
+    pub pod_ips: Box<[PodIp]>,
     /// Conditions, of which `Ready` matters.
     pub conditions: Vec<Condition>,
 }
@@ -157,7 +172,7 @@ pub struct PodStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodIp {
     /// The address.
-    pub ip: String,
+    pub ip: Box<str>,
 }
 
 /// A namespace; its labels and annotations are what counts.

@@ -1,14 +1,12 @@
-//! What every object has: metadata, kind, and the places of its fields.
+//! What every object has: metadata and kind.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::Timestamp;
-use crate::finding::{Finding, ObjectRef, Origin, Severity};
+use super::{Labels, SourceMap, Text, Timestamp};
+use crate::finding::{Finding, ObjectRef, Severity};
 
 /// The kinds that Mizzen reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +132,15 @@ pub trait Resource: DeserializeOwned + fmt::Debug + Clone + Default + PartialEq 
     const BODY: Body = Body::Spec;
     /// The part of `status` that traffic needs; [`NoStatus`] when none.
     type Status: DeserializeOwned + fmt::Debug + Clone + Default + PartialEq;
+
+    /// Visits the texts that repeat among objects of this kind, so that one copy of each
+    /// can be kept; only kinds of which there are very many have any.
+    fn for_each_text(
+        _spec: &mut Self,
+        _status: &mut Self::Status,
+        _visit: &mut dyn FnMut(&mut Text),
+    ) {
+    }
 }
 
 /// The status of kinds whose status does not concern traffic. Reads anything.
@@ -151,21 +158,21 @@ impl<'de> Deserialize<'de> for NoStatus {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ObjectMeta {
     /// Name, unique per kind and namespace.
-    pub name: String,
+    pub name: Text,
     /// Namespace; `default` where a document has none, empty for cluster-wide kinds.
-    pub namespace: String,
+    pub namespace: Text,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
     /// When the object was made; `None` sorts as the oldest.
     pub creation_timestamp: Option<Timestamp>,
     /// Set while the object is being deleted.
     pub deletion_timestamp: Option<Timestamp>,
     /// Unique id, needed to find a pod's cgroup.
-    pub uid: String,
+    pub uid: Box<str>,
     /// Who manages the object.
-    pub owner_references: Vec<OwnerReference>,
+    pub owner_references: Box<[OwnerReference]>,
 }
 
 impl ObjectMeta {
@@ -187,9 +194,9 @@ impl ObjectMeta {
 #[serde(rename_all = "camelCase", default)]
 pub struct OwnerReference {
     /// Kind of the owner, such as `ReplicaSet`.
-    pub kind: String,
+    pub kind: Text,
     /// Name of the owner.
-    pub name: String,
+    pub name: Text,
     /// Whether this owner is the managing controller.
     pub controller: bool,
 }
@@ -199,14 +206,14 @@ pub struct OwnerReference {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     /// Namespace; empty for cluster-wide kinds.
-    pub namespace: String,
+    pub namespace: Text,
     /// Name.
-    pub name: String,
+    pub name: Text,
 }
 
 impl ObjectKey {
     /// The key of `namespace/name`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),
@@ -260,127 +267,5 @@ impl<S: Resource> Object<S> {
             return finding;
         }
         finding.with_field(field)
-    }
-}
-
-/// The line of every field of one object. Cheap to clone.
-///
-/// Paths are those of findings: relative to `spec` (or to the document where a
-/// kind has no spec), list entries by index, as `http[0].match[1].uri`; other
-/// parts of the document by their full path, as `metadata.name`. A leading
-/// `spec.` is accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceMap {
-    file: Arc<str>,
-    line: u32,
-    len_bytes: u32,
-    /// Sorted by path.
-    lines_by_path: Arc<[(Box<str>, u32)]>,
-}
-
-impl Default for SourceMap {
-    fn default() -> Self {
-        Self {
-            file: Arc::from(""),
-            line: 0,
-            len_bytes: 0,
-            lines_by_path: Arc::from([]),
-        }
-    }
-}
-
-impl SourceMap {
-    /// `line`: where the object begins; `lines_by_path`: each field's line, in any order.
-    pub fn new(file: Arc<str>, line: u32, mut lines_by_path: Vec<(Box<str>, u32)>) -> Self {
-        lines_by_path.sort_unstable();
-        lines_by_path.dedup_by(|later, earlier| later.0 == earlier.0);
-        Self {
-            file,
-            line,
-            len_bytes: 0,
-            lines_by_path: lines_by_path.into(),
-        }
-    }
-
-    /// Notes how long the object's texts are together, bytes.
-    #[must_use]
-    pub fn with_len(self, len_bytes: usize) -> Self {
-        Self {
-            len_bytes: u32::try_from(len_bytes).unwrap_or(u32::MAX),
-            ..self
-        }
-    }
-
-    /// How long the object's keys and values are together, aliases written out, bytes.
-    pub fn len_bytes(&self) -> u32 {
-        self.len_bytes
-    }
-
-    /// The place of `field`, or of its nearest ancestor that was written, or of the object.
-    pub fn origin(&self, field: &str) -> Origin {
-        let mut path = field.strip_prefix("spec.").unwrap_or(field);
-        let line = loop {
-            if path.is_empty() {
-                break self.line;
-            }
-            if let Some(line) = self.find_line(path) {
-                break line;
-            }
-            path = parent_path(path);
-        };
-        Origin {
-            file: self.file.clone(),
-            line,
-        }
-    }
-
-    /// Paths that were written, in byte order, with their lines.
-    pub fn paths(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.lines_by_path
-            .iter()
-            .map(|(path, line)| (&**path, *line))
-    }
-
-    fn find_line(&self, path: &str) -> Option<u32> {
-        let at = self
-            .lines_by_path
-            .binary_search_by(|(known, _)| (**known).cmp(path))
-            .ok()?;
-        self.lines_by_path.get(at).map(|(_, line)| *line)
-    }
-}
-
-/// `http[0].match[1]` to `http[0].match`, then `http[0]`, `http` and `""`.
-fn parent_path(path: &str) -> &str {
-    let cut = path.rfind(['.', '[']).unwrap_or(0);
-    &path[..cut]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_that_was_not_written_has_the_line_of_its_nearest_ancestor() {
-        let map = SourceMap::new(
-            "a.yaml".into(),
-            3,
-            vec![
-                ("http".into(), 10),
-                ("http[0]".into(), 11),
-                ("http[0].match[1].uri".into(), 15),
-            ],
-        );
-        for (field, line) in [
-            ("http[0].match[1].uri", 15),
-            ("spec.http[0].match[1].uri", 15), // both spellings of a path
-            ("http[0].match[1].uri.prefix", 15),
-            ("http[0].timeout", 11),
-            ("http[7]", 10),
-            ("tcp[0]", 3), // nothing of it written: the object
-            ("", 3),
-        ] {
-            assert_eq!(map.origin(field).line, line, "{field}");
-        }
     }
 }

@@ -1,11 +1,12 @@
 //! Small values that several kinds share: durations, times, percentages, matchers.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time;
 
 use serde::Deserialize;
+
+use super::Labels;
 
 /// A length of time as Istio writes it: Go style (`1h30m`, `250ms`) or protobuf
 /// style (`1.5s`). Zero is kept; what a field allows is a matter of validation.
@@ -324,7 +325,7 @@ impl<'de> Deserialize<'de> for IntOrString {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct WorkloadSelector {
     /// All of these must be among the workload's labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
 }
 
 /// Workloads by labels, as DestinationRule and the security kinds write it.
@@ -332,7 +333,7 @@ pub struct WorkloadSelector {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct LabelSelector {
     /// All of these must be among the workload's labels.
-    pub match_labels: BTreeMap<String, String>,
+    pub match_labels: Labels,
 }
 
 #[cfg(test)]

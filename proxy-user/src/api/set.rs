@@ -1,7 +1,8 @@
 //! The complete set of objects that `source` hands over and `compile` reads.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::{
@@ -10,8 +11,47 @@ use super::{
     Secret, Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 
-/// All objects of one kind, ordered by namespace, then name.
-pub type Objects<S> = BTreeMap<ObjectKey, Arc<Object<S>>>;
+/// All objects of one kind, ordered by namespace, then name. Cloning copies a pointer; a
+/// copy that is changed becomes one of its own.
+#[derive(Debug, Clone)]
+pub struct Objects<S: Resource>(Arc<BTreeMap<ObjectKey, Arc<Object<S>>>>);
+
+impl<S: Resource> Objects<S> {
+    /// Whether this is a copy of `other`, or the other way round, and neither was changed.
+    #[must_use]
+    pub fn is_same_copy(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<S: Resource> Default for Objects<S> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<S: Resource> Deref for Objects<S> {
+    type Target = BTreeMap<ObjectKey, Arc<Object<S>>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<S: Resource> DerefMut for Objects<S> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl<'a, S: Resource> IntoIterator for &'a Objects<S> {
+    type Item = (&'a ObjectKey, &'a Arc<Object<S>>);
+    type IntoIter = btree_map::Iter<'a, ObjectKey, Arc<Object<S>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
 
 /// Every object that is in force, kind by kind. Cloning copies pointers.
 #[derive(Debug, Clone, Default)]
@@ -104,6 +144,9 @@ pub fn by_creation<S: Resource>(a: &Object<S>, b: &Object<S>) -> Ordering {
 
 /// A kind and its place in an [`ObjectSet`], for code that treats all kinds alike.
 pub trait InSet: Resource {
+    /// The objects of this kind.
+    fn objects(set: &ObjectSet) -> &Objects<Self>;
+
     /// The objects of this kind, to be changed.
     fn objects_mut(set: &mut ObjectSet) -> &mut Objects<Self>;
 }
@@ -143,8 +186,8 @@ tenant_kinds! {
 }
 
 fn replace<S: Resource>(objects: &mut Objects<S>, namespace: &str, from: &Objects<S>) {
-    objects.retain(|key, _| key.namespace != namespace);
-    let of_namespace = from.iter().filter(|(key, _)| key.namespace == namespace);
+    objects.retain(|key, _| key.namespace != *namespace);
+    let of_namespace = from.iter().filter(|(key, _)| key.namespace == *namespace);
     objects.extend(of_namespace.map(|(key, object)| (key.clone(), Arc::clone(object))));
 }
 
@@ -152,6 +195,10 @@ fn replace<S: Resource>(objects: &mut Objects<S>, namespace: &str, from: &Object
 macro_rules! in_set {
     ($($kind:ty: $field:ident,)*) => {$(
         impl InSet for $kind {
+            fn objects(set: &ObjectSet) -> &Objects<Self> {
+                &set.$field
+            }
+
             fn objects_mut(set: &mut ObjectSet) -> &mut Objects<Self> {
                 &mut set.$field
             }
@@ -187,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_oldest_object_is_first_and_one_without_a_time_is_older_still() {
-        let mut objects: Objects<Sidecar> = Objects::new();
+        let mut objects: Objects<Sidecar> = Objects::default();
         for (namespace, name, seconds) in [
             ("b", "x", Some(5)),
             ("a", "x", Some(5)),

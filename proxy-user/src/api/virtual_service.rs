@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Duration, Kind, NoStatus, Percent, PortSelector, Resource, StringMatch};
+use super::{Duration, Kind, Labels, NoStatus, Percent, PortSelector, Resource, StringMatch};
 
 /// How requests and connections for some hosts are routed.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -87,7 +87,7 @@ pub struct HTTPMatchRequest {
     /// Destination port; 0 for any.
     pub port: u32,
     /// Labels of the client.
-    pub source_labels: BTreeMap<String, String>,
+    pub source_labels: Labels,
     /// Gateways, in place of the VirtualService's.
     pub gateways: Vec<String>,
     /// Query parameters by name.
@@ -355,7 +355,7 @@ pub struct TLSMatchAttributes {
     /// Destination port; 0 for any.
     pub port: u32,
     /// Labels of the client.
-    pub source_labels: BTreeMap<String, String>,
+    pub source_labels: Labels,
     /// Gateways, in place of the VirtualService's.
     pub gateways: Vec<String>,
     /// Namespace of the client.
@@ -384,7 +384,7 @@ pub struct L4MatchAttributes {
     /// Read and ignored, as Istio does.
     pub source_subnet: String,
     /// Labels of the client.
-    pub source_labels: BTreeMap<String, String>,
+    pub source_labels: Labels,
     /// Gateways, in place of the VirtualService's.
     pub gateways: Vec<String>,
     /// Namespace of the client.

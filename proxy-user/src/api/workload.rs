@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{IntOrString, Kind, NoStatus, Resource};
+use super::{IntOrString, Kind, Labels, NoStatus, Resource};
 
 /// One endpoint: an object of its own, or an entry of a ServiceEntry.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -15,7 +15,7 @@ pub struct WorkloadEntry {
     /// Port by name of the service port.
     pub ports: BTreeMap<String, u32>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Network it is in.
     pub network: String,
     /// `region/zone/subzone`.
@@ -72,9 +72,9 @@ impl Resource for WorkloadGroup {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct WorkloadGroupMeta {
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
 }
 
 /// How a workload's health is found: one of four methods.

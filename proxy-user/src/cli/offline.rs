@@ -76,9 +76,9 @@ pub(super) fn load_for(
             "no Pod {key} among the given files, which would tell the client's labels and node; {known}"
         );
     };
-    let own_node = Some(pod.spec.node_name.clone()).filter(|node| !node.is_empty());
+    let own_node = Some(pod.spec.node_name.to_string()).filter(|node| !node.is_empty());
     if pod.meta.uid.is_empty() {
-        Arc::make_mut(pod).meta.uid = format!("{namespace}/{name}");
+        Arc::make_mut(pod).meta.uid = format!("{namespace}/{name}").into();
     }
     let context = ContextArgs {
         node: context.node.clone().or(own_node),

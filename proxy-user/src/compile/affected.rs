@@ -45,16 +45,15 @@ pub(crate) fn find_affected(
     hosts.extend(own.chain(aliased).map(|service| Arc::clone(&service.host)));
     hosts.extend(collector.router.clusters.hosts_that_differ(client));
     let mut rules: BTreeSet<usize> = BTreeSet::new();
-    for candidate in &collector.virtual_services.all {
+    for candidate in collector.virtual_services.special() {
         let is_private =
             !candidate.export_to.is_public() && candidate.bucket(client, None).is_some();
-        let leads_to_affected = candidate
-            .destinations
-            .keys()
-            .any(|host| hosts.contains(host.as_str()));
-        if is_private || candidate.depends_on_client || leads_to_affected {
+        if is_private || candidate.depends_on_client {
             rules.insert(candidate.index);
         }
+    }
+    for host in &hosts {
+        rules.extend(collector.virtual_services.leading_to(host));
     }
     for &index in &rules {
         if let Some(rules) = collector.virtual_services.all.get(index) {

@@ -56,9 +56,10 @@ impl<K: Hash + Eq + Ord + Clone, V> Claims<K, V> {
             .entry(owner)
             .or_default()
             .push(key.clone());
+        // Nearly all keys are claimed once.
         self.by_key
             .entry(key)
-            .or_default()
+            .or_insert_with(|| Vec::with_capacity(1))
             .push(Claim { rank, owner, value });
     }
 

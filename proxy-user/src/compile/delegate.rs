@@ -78,7 +78,7 @@ fn merge_element(root: &HTTPMatchRequest, leaf: &HTTPMatchRequest) -> HTTPMatchR
         authority: leaf.authority.clone().or_else(|| root.authority.clone()),
         headers: unite(&root.headers, &leaf.headers),
         port: if leaf.port == 0 { root.port } else { leaf.port },
-        source_labels: unite(&root.source_labels, &leaf.source_labels),
+        source_labels: root.source_labels.overlaid_by(&leaf.source_labels),
         gateways: if leaf.gateways.is_empty() {
             root.gateways.clone()
         } else {

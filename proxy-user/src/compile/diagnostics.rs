@@ -80,7 +80,7 @@ fn services_that_wait(objects: &ObjectSet) -> HashSet<(&str, &str)> {
         .filter(|slice| waits(slice, objects))
         .filter_map(|slice| {
             let name = slice.meta.labels.get(SERVICE_NAME_LABEL)?;
-            Some((slice.meta.namespace.as_str(), name.as_str()))
+            Some((slice.meta.namespace.as_str(), name))
         })
         .collect()
 }

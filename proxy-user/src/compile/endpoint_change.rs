@@ -191,6 +191,7 @@ fn gives_the_same_diagnostics(
         .destination_rules
         .values()
         .filter(|rule| !rule.spec.subsets.is_empty())
+        .filter(|rule| host::may_cover(&rule.spec.host, &own_host))
         .filter(|rule| {
             let name = host::expand(&rule.spec.host, &rule.meta.namespace, domain);
             host::is_subset_of(&own_host, &name.to_ascii_lowercase())
@@ -204,7 +205,7 @@ fn gives_the_same_diagnostics(
             let all = || endpoints.iter().flat_map(|(_, list)| list);
             let is_waiting = objects.endpoint_slices.values().any(|slice| {
                 slice.meta.namespace == service.namespace
-                    && slice.meta.labels.get(SERVICE_NAME_LABEL) == Some(&service.name)
+                    && slice.meta.labels.get(SERVICE_NAME_LABEL) == Some(service.name.as_str())
                     && waits(slice, objects)
             });
             let mut facts = vec![is_waiting, all().next().is_some()];
@@ -246,6 +247,9 @@ fn differ_in_slices_only(a: &ObjectSet, b: &ObjectSet) -> bool {
 
 fn are_same<S: Resource>(a: &Objects<S>, b: &Objects<S>) -> bool {
     let pairs = a.iter().zip(b);
+    if a.is_same_copy(b) {
+        return true;
+    }
     a.len() == b.len()
         && pairs
             .into_iter()

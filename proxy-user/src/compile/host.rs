@@ -19,6 +19,13 @@ pub(crate) fn expand(name: &str, namespace: &str, domain: &str) -> String {
     format!("{name}.{namespace}.svc.{domain}")
 }
 
+/// Whether `name`, once expanded, may cover `host`, a full name in lower case: `false` is
+/// certain. For the many that do not, so that they need not be expanded.
+pub(crate) fn may_cover(name: &str, host: &str) -> bool {
+    let start = host.get(..name.len());
+    is_wildcarded(name) || start.is_some_and(|start| start.eq_ignore_ascii_case(name))
+}
+
 /// A Gateway's name as `namespace/name`. Source: Istio, `resolveGatewayName` in
 /// pilot/pkg/model/push_context.go.
 pub(crate) fn gateway_name(name: &str, own_namespace: &str) -> String {
@@ -105,6 +112,26 @@ mod tests {
             ("::1", "::1"),
         ] {
             assert_eq!(expand(name, "ns1", "cluster.local"), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_may_not_cover_a_host_never_does() {
+        let host = "reviews.ns1.svc.cluster.local";
+        for (name, may) in [
+            ("reviews", true),
+            ("Reviews", true), // names are compared in lower case
+            ("rev", true),     // known when it is expanded
+            ("reviews.ns1.svc.cluster.local", true),
+            ("reviews.ns1.svc.cluster.local.", false),
+            ("*", true),
+            ("*.ns1.svc.cluster.local", true),
+            ("ratings", false),
+            ("reviewsé", false),
+        ] {
+            assert_eq!(may_cover(name, host), may, "{name}");
+            let full = expand(name, "ns1", "cluster.local").to_ascii_lowercase();
+            assert!(may || !is_subset_of(host, &full), "{name}");
         }
     }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use http::HeaderMap;
 
 use super::*;
+use crate::api::Labels;
 use crate::snapshot::matchers::RequestFacts;
 
 fn map(entries: &[(&str, StringMatch)]) -> BTreeMap<String, StringMatch> {
@@ -161,10 +162,7 @@ fn pseudo_headers_can_be_named_among_the_headers() {
 
 #[test]
 fn a069_a070_a072_static_conditions() {
-    let labels = |pairs: &[(&str, &str)]| {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        pairs.iter().map(owned).collect::<BTreeMap<_, _>>()
-    };
+    let labels = |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Labels>();
     let client = ClientView {
         namespace: "ns1".into(),
         labels: labels(&[("app", "a")]),

@@ -96,7 +96,7 @@ fn view_of(
         None => Capture::Captured,
     };
     Some(PodView {
-        uid: PodUid(Arc::from(pod.meta.uid.as_str())),
+        uid: PodUid(Arc::from(&*pod.meta.uid)),
         workload: Arc::clone(context.registry.pods.get(key)?),
         scope: ScopeId(scope),
         ips: pod_ips(pod),
@@ -104,7 +104,7 @@ fn view_of(
         capture,
         on_proxy_down: on_proxy_down(pod, context.settings, findings),
         exclusions: exclusions(pod, findings),
-        config_hash: config_hash.map(|hash| Arc::from(hash.as_str())),
+        config_hash: config_hash.map(Arc::from),
     })
 }
 
@@ -144,7 +144,7 @@ fn reason_untouched(
         .or_else(|| pod_label("istio-injection"))
         .or_else(|| namespace_label(MESH_LABEL))
         .or_else(|| namespace_label("istio-injection"));
-    match wish.map(String::as_str) {
+    match wish {
         Some("disabled") => return Some("its labels opt out of the mesh".to_owned()),
         Some("enabled") => {}
         Some(_) | None => {
@@ -173,7 +173,7 @@ fn on_proxy_down(
     let Some(text) = pod.meta.annotations.get(ON_PROXY_DOWN) else {
         return settings.on_proxy_down;
     };
-    match text.as_str() {
+    match text {
         "degrade" => OnProxyDown::Degrade,
         "pass" => OnProxyDown::Pass,
         "deny" => OnProxyDown::Deny,
@@ -191,7 +191,7 @@ fn bad_annotation(pod: &Object<api::Pod>, name: &str, message: String) -> Findin
 }
 
 fn exclusions(pod: &Object<api::Pod>, findings: &mut Vec<Finding>) -> Exclusions {
-    let annotation = |name: &str| pod.meta.annotations.get(name).map(String::as_str);
+    let annotation = |name: &str| pod.meta.annotations.get(name);
     let list = |name: &str| -> Vec<String> {
         let items = annotation(name)
             .unwrap_or_default()

@@ -59,10 +59,9 @@ impl RuleReader<'_> {
             match &spec.http[at].delegate {
                 Some(delegate) => {
                     let key = ObjectKey::new(
-                        if delegate.namespace.is_empty() {
-                            &object.meta.namespace
-                        } else {
-                            &delegate.namespace
+                        match delegate.namespace.as_str() {
+                            "" => object.meta.namespace.clone(),
+                            namespace => namespace.into(),
                         },
                         &delegate.name,
                     );

@@ -90,16 +90,14 @@ impl ClientView {
 
     /// Whether all of `selector` are among the labels. Only for selectors of
     /// VirtualServices (`sourceLabels`) and DestinationRules: other labels are not kept.
-    pub(crate) fn has_labels(&self, selector: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn has_labels(&self, selector: &Labels) -> bool {
         is_subset(selector, &self.labels)
     }
 }
 
 /// Whether all of `selector` are among `labels`.
 pub(crate) fn is_subset(selector: &Labels, labels: &Labels) -> bool {
-    selector
-        .iter()
-        .all(|(name, value)| labels.get(name) == Some(value))
+    labels.contains_all(selector)
 }
 
 /// The groups of this node's pods.
@@ -175,29 +173,20 @@ pub(crate) fn labels_asked_for(objects: &ObjectSet) -> HashSet<(&str, &str)> {
         let selectors = (http.map(|m| &m.source_labels))
             .chain(tls.map(|m| &m.source_labels))
             .chain(tcp.map(|m| &m.source_labels));
-        asked.extend(selectors.flatten().map(pair));
+        asked.extend(selectors.flat_map(Labels::iter));
     }
     for object in objects.destination_rules.values() {
         let selector = object.spec.workload_selector.iter();
-        asked.extend(
-            selector
-                .flat_map(|selector| &selector.match_labels)
-                .map(pair),
-        );
+        asked.extend(selector.flat_map(|selector| selector.match_labels.iter()));
     }
     asked
-}
-
-fn pair<'a>((name, value): (&'a String, &'a String)) -> (&'a str, &'a str) {
-    (name, value)
 }
 
 /// Those of `labels` that somebody asks for.
 pub(crate) fn relevant_labels(labels: &Labels, asked: &HashSet<(&str, &str)>) -> Labels {
     labels
         .iter()
-        .filter(|(name, value)| asked.contains(&(name.as_str(), value.as_str())))
-        .map(|(name, value)| (name.clone(), value.clone()))
+        .filter(|label| asked.contains(label))
         .collect()
 }
 

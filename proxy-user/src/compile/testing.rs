@@ -40,8 +40,8 @@ pub(super) fn add<S: InSet>(set: &mut ObjectSet, name: &str, mut document: Value
     let mut meta = meta.map_or_else(ObjectMeta::default, |meta| {
         serde_json::from_value(meta).expect("metadata")
     });
-    meta.namespace = namespace.to_owned();
-    meta.name = name.to_owned();
+    meta.namespace = namespace.into();
+    meta.name = name.into();
     let object: Object<S> = Object {
         meta,
         spec: serde_json::from_value(document).expect("the fields of the kind"),

@@ -34,6 +34,10 @@ pub(crate) struct VirtualServices {
     /// Wildcards whose star stands before something other than a dot, which the lookup by
     /// suffix does not find.
     partial: Vec<Arc<str>>,
+    /// Those that lead to a host, by [`MeshRules::destinations`].
+    by_destination: HashMap<String, Vec<usize>>,
+    /// Those that are not the same for everybody.
+    special: Vec<usize>,
 }
 
 /// One VirtualService as clients see it.
@@ -221,7 +225,27 @@ impl VirtualServices {
                 same.push(rules.index);
             }
         }
+        for host in rules.destinations.keys() {
+            let leading = self.by_destination.entry(host.clone()).or_default();
+            leading.push(rules.index);
+        }
+        if rules.depends_on_client || !rules.export_to.is_public() {
+            self.special.push(rules.index);
+        }
         self.all.push(Arc::new(rules));
+    }
+
+    /// Places in [`Self::all`] of those that lead to `host`.
+    pub(crate) fn leading_to(&self, host: &str) -> &[usize] {
+        self.by_destination
+            .get(host)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
+    /// Those that not everybody sees, or that do not do the same for everybody.
+    pub(crate) fn special(&self) -> impl Iterator<Item = &Arc<MeshRules>> {
+        self.special.iter().filter_map(|&index| self.all.get(index))
     }
 
     /// The VirtualService that applies to `name` for `client` on `port`: that of the most

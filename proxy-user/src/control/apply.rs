@@ -16,7 +16,7 @@ use crate::compile::{
 };
 use crate::dns::Answer;
 use crate::finding::{Finding, Severity};
-use crate::node::WantedPod;
+use crate::node::{WantedPod, memory};
 use crate::settings::CompileSettings;
 use crate::snapshot::endpoints::EndpointCell;
 use crate::snapshot::{Capture, Snapshot};
@@ -250,6 +250,8 @@ impl Control {
             settings,
             endpoints: compiled.endpoints,
         });
+        // The last snapshot has gone, and so has what it was compiled from.
+        memory::return_free_memory();
     }
 
     /// Shows what is wrong now and logs what has not been before; how many there are.

@@ -2,11 +2,12 @@
 //!
 //! [`pod_watch`] finds a pod by its uid in the cgroup tree, opens its network
 //! namespace and reports it; [`listener`] opens sockets inside it. Nothing here
-//! knows routes or maps. Start at [`pod_watch::spawn`].
+//! knows routes or maps. Start at [`pod_watch::spawn`]. [`memory`] is the daemon's own.
 
 pub mod cgroup;
 pub mod host;
 pub mod listener;
+pub mod memory;
 pub mod netns;
 pub mod pod_watch;
 pub mod way_out;

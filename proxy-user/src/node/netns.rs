@@ -195,7 +195,7 @@ fn netns_cookie(socket: &Socket) -> io::Result<NetnsCookie> {
     Ok(NetnsCookie(cookie))
 }
 
-/// Ports of a range such as `32768 60999`.
+/// Ports of a range such as `32768 60999`, apart by a tab.
 fn parse_port_range(text: &str) -> Option<u32> {
     let mut bounds = text.split_whitespace().map(str::parse::<u16>);
     let (first, last) = (bounds.next()?.ok()?, bounds.next()?.ok()?);

@@ -15,20 +15,68 @@ pub struct Workload {
     pub workload: Arc<str>,
     /// Namespace.
     pub namespace: Arc<str>,
-    /// Label `app`, or empty.
-    pub app: Arc<str>,
-    /// Label `version`, or empty.
-    pub version: Arc<str>,
-    /// Canonical service name.
-    pub canonical_service: Arc<str>,
-    /// Canonical revision, `latest` by default.
-    pub canonical_revision: Arc<str>,
     /// Node name, empty when unknown.
     pub node: Arc<str>,
     /// All labels, sorted.
-    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    pub labels: Arc<[(Arc<str>, Arc<str>)]>,
     /// Where it runs.
-    pub locality: Locality,
+    pub locality: Arc<Locality>,
+}
+
+/// A mesh has very many workloads, so that what follows from the labels is not kept.
+impl Workload {
+    /// The value of a label.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&Arc<str>> {
+        let at = self
+            .labels
+            .binary_search_by(|(known, _)| (**known).cmp(name));
+        at.ok()
+            .and_then(|at| self.labels.get(at))
+            .map(|(_, value)| value)
+    }
+
+    /// What telemetry says about the application, by the first of these labels; nothing
+    /// about what has no name, which is outside the mesh.
+    fn told_by(&self, names: &[&str]) -> Option<&Arc<str>> {
+        let mut names = names.iter().filter(|_| !self.name.is_empty());
+        names.find_map(|name| self.label(name))
+    }
+
+    /// Label `app`.
+    #[must_use]
+    pub fn app(&self) -> Option<&Arc<str>> {
+        self.told_by(&["app"])
+    }
+
+    /// Label `version`.
+    #[must_use]
+    pub fn version(&self) -> Option<&Arc<str>> {
+        self.told_by(&["version"])
+    }
+
+    /// Canonical service: by label, else the workload's name. Source: Istio,
+    /// pkg/config/labels `CanonicalService`.
+    #[must_use]
+    pub fn canonical_service(&self) -> &Arc<str> {
+        let labelled = self.told_by(&[
+            "service.istio.io/canonical-name",
+            "app.kubernetes.io/name",
+            "app",
+        ]);
+        labelled.unwrap_or(&self.workload)
+    }
+
+    /// Canonical revision by label; `latest` stands for none. Source: Istio,
+    /// pkg/config/labels `CanonicalServiceRevision`.
+    #[must_use]
+    pub fn canonical_revision(&self) -> Option<&Arc<str>> {
+        self.told_by(&[
+            "service.istio.io/canonical-revision",
+            "app.kubernetes.io/version",
+            "version",
+        ])
+    }
 }
 
 /// Region, zone and subzone; empty parts are unknown.

@@ -18,7 +18,7 @@ fn names(loaded: &Loaded) -> Vec<String> {
         .objects
         .sidecars
         .keys()
-        .map(|key| key.name.clone())
+        .map(|key| key.name.to_string())
         .collect()
 }
 

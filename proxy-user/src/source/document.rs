@@ -164,7 +164,7 @@ struct Entries {
 
 /// A key that waits for its value.
 struct Key {
-    text: Result<String, String>,
+    text: Result<Arc<str>, String>,
     line: u32,
     is_merge: bool,
 }
@@ -390,7 +390,7 @@ fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
 
 fn to_key(node: &Node, is_plain: bool) -> Key {
     let text = match &node.value {
-        Value::Scalar(scalar) => Ok(scalar.text.to_string()),
+        Value::Scalar(scalar) => Ok(Arc::clone(&scalar.text)),
         Value::Sequence(_) | Value::Mapping(_) | Value::Invalid(_) => {
             Err(format!("expected text as a key, found {}", node.describe()))
         }
@@ -407,8 +407,8 @@ impl Entries {
     /// Adds a value under a key; a key that is there already makes its value invalid.
     fn push(&mut self, key: Key, mut node: Node) {
         node.line = key.line;
-        let text: Arc<str> = match key.text {
-            Ok(text) => text.into(),
+        let text = match key.text {
+            Ok(text) => text,
             Err(problem) => {
                 node.value = Value::Invalid(problem);
                 "?".into()

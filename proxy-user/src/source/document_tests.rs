@@ -101,7 +101,7 @@ fn what_is_wrong_in_one_place_stays_there() {
         ("a:\n  <<: text\n", "a", 1),
     ] {
         let documents = parse_documents(text.as_bytes()).expect("it parses");
-        let invalid = documents[0].find_invalid("").expect("something is invalid");
+        let invalid = documents[0].find_invalid().expect("something is invalid");
         assert_eq!((invalid.0.as_str(), invalid.1), (path, line), "{text:?}");
     }
 }
@@ -135,7 +135,7 @@ fn a_mapping_with_many_keys_still_finds_those_written_twice() {
     text += "k4321: again\n";
     let documents = parse_documents(text.as_bytes()).expect("it parses");
     let invalid = documents[0]
-        .find_invalid("")
+        .find_invalid()
         .map(|(path, line, _)| (path, line));
     assert_eq!(invalid, Some(("k4321".to_owned(), 5001)));
 }

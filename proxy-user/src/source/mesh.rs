@@ -16,10 +16,7 @@ pub fn mesh_config(
     root_namespace: &str,
     findings: &mut Vec<Finding>,
 ) -> Option<MeshConfig> {
-    let key = ObjectKey {
-        namespace: root_namespace.to_owned(),
-        name: CONFIG_MAP.to_owned(),
-    };
+    let key = ObjectKey::new(root_namespace, CONFIG_MAP);
     let object = objects.config_maps.get(&key)?;
     let text = object.spec.data.get(KEY)?;
     let finding = |severity, code, message: String| {

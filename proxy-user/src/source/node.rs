@@ -3,6 +3,7 @@
 //! What is wrong in one place (a key written twice, an unknown tag) stays in
 //! the tree as [`Value::Invalid`], so that it concerns only the object around it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// One value and the line, counted from 1, on which it begins.
@@ -131,17 +132,18 @@ impl Node {
     }
 
     /// The path, line and reason of the first invalid place, in the order written.
-    pub fn find_invalid(&self, path: &str) -> Option<(String, u32, &str)> {
+    pub fn find_invalid(&self) -> Option<(String, u32, &str)> {
         match &self.value {
-            Value::Invalid(problem) => Some((path.to_owned(), self.line, problem)),
+            Value::Invalid(problem) => Some((String::new(), self.line, problem)),
             Value::Scalar(_) => None,
-            Value::Sequence(items) => items
-                .iter()
-                .enumerate()
-                .find_map(|(index, item)| item.find_invalid(&format!("{path}[{index}]"))),
-            Value::Mapping(entries) => entries
-                .iter()
-                .find_map(|entry| entry.value.find_invalid(&join_path(path, &entry.key))),
+            Value::Sequence(items) => items.iter().enumerate().find_map(|(index, item)| {
+                let (path, line, problem) = item.find_invalid()?;
+                Some((join_paths(&format!("[{index}]"), path), line, problem))
+            }),
+            Value::Mapping(entries) => entries.iter().find_map(|entry| {
+                let (path, line, problem) = entry.value.find_invalid()?;
+                Some((join_paths(&entry.key, path), line, problem))
+            }),
         }
     }
 
@@ -172,6 +174,17 @@ pub(super) fn join_path(path: &str, key: &str) -> String {
         key.to_owned()
     } else {
         format!("{path}.{key}")
+    }
+}
+
+/// `http` and `[0].match` to `http[0].match`.
+pub(super) fn join_paths(outer: &str, inner: String) -> String {
+    if inner.starts_with('[') {
+        format!("{outer}{inner}")
+    } else if inner.is_empty() {
+        outer.to_owned()
+    } else {
+        join_path(outer, &inner)
     }
 }
 
@@ -237,7 +250,11 @@ fn parse_number(text: &str) -> Option<Meaning> {
         ".nan" | ".NaN" | ".NAN" => return Some(Meaning::Float(f64::NAN)),
         _ => {}
     }
-    let digits = unsigned.replace('_', "");
+    let digits = if unsigned.contains('_') {
+        Cow::Owned(unsigned.replace('_', ""))
+    } else {
+        Cow::Borrowed(unsigned)
+    };
     let sign = if text.starts_with('-') { -1 } else { 1 };
     let (radix, body) = match digits.get(..2) {
         Some("0x") => (16, digits.get(2..)?),
@@ -246,7 +263,7 @@ fn parse_number(text: &str) -> Option<Meaning> {
         _ if digits.len() > 1 && digits.starts_with('0') && !digits.contains(['8', '9']) => {
             (8, digits.get(1..)?) // YAML 1.1
         }
-        _ => (10, digits.as_str()),
+        _ => (10, &*digits),
     };
     let is_whole = !body.is_empty() && body.bytes().all(|b| b.is_ascii_hexdigit());
     if is_whole && let Ok(number) = i128::from_str_radix(body, radix) {

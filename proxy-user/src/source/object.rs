@@ -10,6 +10,7 @@ use super::document::{SyntaxError, for_each_document};
 use super::node::{Node, Value};
 use super::parts::split;
 use super::problem::TypeProblem;
+use super::share::Shared;
 use super::typed;
 use crate::api::honoured::{HonouredValues, find_not_honoured};
 use crate::api::validate::{self, Validate};
@@ -35,19 +36,46 @@ pub struct FileContent {
     pub skipped: BTreeMap<String, usize>,
 }
 
-/// One object of a file.
-#[derive(Debug)]
-pub struct ReadObject {
+/// What makes an object the same one, wherever it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
     /// Its kind.
     pub kind: Kind,
     /// Its name.
     pub key: ObjectKey,
+}
+
+/// One object of a file. A mesh has very many.
+#[derive(Debug)]
+pub struct ReadObject {
+    /// Kind and name.
+    pub identity: Identity,
     /// Where it begins.
-    pub origin: Origin,
+    pub line: u32,
     /// What is wrong with it.
-    pub findings: Vec<Finding>,
+    pub findings: Box<[Finding]>,
     /// The object; `None` if it is refused.
     pub object: Option<AnyObject>,
+    /// Where the same object stands before, whose place it does not take.
+    pub shadowed_by: Option<Box<Origin>>,
+}
+
+impl ReadObject {
+    /// Where it begins; `file` is the one that it was read from.
+    pub fn origin(&self, file: &Arc<str>) -> Origin {
+        Origin {
+            file: file.clone(),
+            line: self.line,
+        }
+    }
+
+    /// Puts the object into `set`, unless it is refused. One that is there and equal stays,
+    /// and takes the place of this copy.
+    pub fn put_into(&mut self, set: &mut ObjectSet) {
+        if let Some(object) = &mut self.object {
+            object.put_into(set, &self.identity.key);
+        }
+    }
 }
 
 /// Reads all objects of one file; `file` is its name in findings.
@@ -55,12 +83,18 @@ pub struct ReadObject {
 /// # Errors
 ///
 /// The first place at which the text does not parse.
-pub fn read_file(file: &Arc<str>, bytes: &[u8]) -> Result<FileContent, SyntaxError> {
+pub fn read_file(
+    file: &Arc<str>,
+    bytes: &[u8],
+    shared: &Shared,
+) -> Result<FileContent, SyntaxError> {
     let mut reader = Reader {
         file,
+        shared,
         content: FileContent::default(),
     };
     for_each_document(bytes, |document| reader.read_document(document, None))?;
+    reader.content.objects.shrink_to_fit();
     Ok(reader.content)
 }
 
@@ -73,6 +107,7 @@ struct TypeMeta {
 
 struct Reader<'a> {
     file: &'a Arc<str>,
+    shared: &'a Shared,
     content: FileContent,
 }
 
@@ -149,12 +184,8 @@ impl Reader<'_> {
             Some(namespace) => namespace,
         };
         let line = document.line;
-        let origin = Origin {
-            file: self.file.clone(),
-            line,
-        };
         let Some(name) = name.filter(|name| !name.is_empty()) else {
-            let problem = match document.find_invalid("") {
+            let problem = match document.find_invalid() {
                 Some((path, line, message)) => TypeProblem {
                     path,
                     line,
@@ -173,7 +204,7 @@ impl Reader<'_> {
         let key = ObjectKey::new(namespace, name);
         let versions = kind.group_versions().1;
         let outcome = if versions.contains(&version) {
-            read_kind(kind, self.file, document, &key)
+            read_kind(kind, self, document, &key)
         } else {
             let expected = versions.join(", ");
             let message = format!("unknown version {version:?}; expected one of {expected}");
@@ -185,12 +216,16 @@ impl Reader<'_> {
             Outcome::refused(problem.into_finding(kind, self.file, &key))
         };
         let Outcome { object, findings } = outcome;
+        let key = match &object {
+            Some(object) => object.key(),
+            None => key,
+        };
         self.content.objects.push(ReadObject {
-            kind,
-            key,
-            origin,
-            findings,
+            identity: Identity { kind, key },
+            line,
+            findings: findings.into(),
             object,
+            shadowed_by: None,
         });
     }
 
@@ -275,19 +310,44 @@ macro_rules! any_object {
         }
 
         impl AnyObject {
-            /// Puts the object into `set`.
-            pub fn insert_into(&self, set: &mut ObjectSet) {
+            /// Namespace and name.
+            pub fn key(&self) -> ObjectKey {
                 match self {
-                    $(Self::$kind(object) => {
-                        <$spec>::objects_mut(set).insert(object.key(), object.clone());
+                    $(Self::$kind(object) => object.key(),)*
+                }
+            }
+
+            fn put_into(&mut self, set: &mut ObjectSet, key: &ObjectKey) {
+                match self {
+                    $(Self::$kind(object) => put(set, key, object),)*
+                }
+            }
+
+            /// Whether `set` has the object.
+            pub fn is_in(set: &ObjectSet, Identity { kind, key }: &Identity) -> bool {
+                match kind {
+                    $(Kind::$kind => <$spec>::objects(set).contains_key(key),)*
+                }
+            }
+
+            /// Takes the object out of `set`.
+            pub fn remove(set: &mut ObjectSet, Identity { kind, key }: &Identity) {
+                match kind {
+                    $(Kind::$kind => {
+                        <$spec>::objects_mut(set).remove(key);
                     })*
                 }
             }
         }
 
-        fn read_kind(kind: Kind, file: &Arc<str>, document: Node, key: &ObjectKey) -> Outcome {
+        fn read_kind(
+            kind: Kind,
+            reader: &Reader<'_>,
+            document: Node,
+            key: &ObjectKey,
+        ) -> Outcome {
             match kind {
-                $(Kind::$kind => read_as::<$spec>(file, document, key, AnyObject::$kind),)*
+                $(Kind::$kind => read_as::<$spec>(reader, document, key, AnyObject::$kind),)*
             }
         }
     };
@@ -314,13 +374,23 @@ any_object! {
     ConfigMap: ConfigMap,
 }
 
+fn put<S: InSet>(set: &mut ObjectSet, key: &ObjectKey, object: &mut Arc<Object<S>>) {
+    match S::objects(set).get(key) {
+        Some(present) if present == object => *object = Arc::clone(present),
+        Some(_) | None => {
+            S::objects_mut(set).insert(key.clone(), Arc::clone(object));
+        }
+    }
+}
+
 fn read_as<S: InSet + Validate + HonouredValues>(
-    file: &Arc<str>,
+    reader: &Reader<'_>,
     document: Node,
     key: &ObjectKey,
     wrap: fn(Arc<Object<S>>) -> AnyObject,
 ) -> Outcome {
-    let object = match read_typed::<S>(file, document, key) {
+    let file = reader.file;
+    let mut object = match read_typed::<S>(file, document, key) {
         Ok(object) => object,
         Err(problem) => return Outcome::refused(problem.into_finding(S::KIND, file, key)),
     };
@@ -333,6 +403,7 @@ fn read_as<S: InSet + Validate + HonouredValues>(
         };
     }
     findings.extend(find_not_honoured(&object));
+    reader.shared.share(&mut object);
     Outcome {
         object: Some(wrap(Arc::new(object))),
         findings,
@@ -345,7 +416,7 @@ fn read_typed<S: InSet>(
     key: &ObjectKey,
 ) -> Result<Object<S>, TypeProblem> {
     let line = document.line;
-    if let Some((path, line, message)) = document.find_invalid("") {
+    if let Some((path, line, message)) = document.find_invalid() {
         return Err(TypeProblem {
             path,
             line,

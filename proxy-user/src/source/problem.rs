@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Unexpected};
 
-use super::node::{Node, join_path};
+use super::node::{Node, join_paths};
 
 /// Where and why a tree does not fit a type. `Display` is the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,13 +41,7 @@ impl TypeProblem {
     }
 
     pub(super) fn below(mut self, outer: &str) -> Self {
-        if self.path.starts_with('[') {
-            self.path.insert_str(0, outer);
-        } else if self.path.is_empty() {
-            outer.clone_into(&mut self.path);
-        } else {
-            self.path = join_path(outer, &self.path);
-        }
+        self.path = join_paths(outer, self.path);
         self
     }
 }

@@ -3,13 +3,15 @@
 //!
 //! Start at [`DirectoryState::apply`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use super::document::SyntaxError;
-use super::object::{AnyObject, FileContent, ReadObject, read_file};
-use crate::api::{Kind, ObjectKey, ObjectSet};
+use super::object::{AnyObject, FileContent, Identity, ReadObject};
+use super::parallel::read_files;
+use super::share::Shared;
+use crate::api::ObjectSet;
 use crate::finding::{Finding, ObjectRef, Origin, Severity};
 
 /// All files by their name in findings.
@@ -43,12 +45,13 @@ pub struct Loaded {
     pub skipped: BTreeMap<String, usize>,
 }
 
-/// What is remembered between two looks at a directory: the last text of each
+/// What is remembered between two looks at a directory: the last content of each
 /// file that parsed, and the last good version of each object.
 #[derive(Debug, Default)]
 pub struct DirectoryState {
     held_by_file: BTreeMap<Arc<str>, Held>,
-    in_force: BTreeMap<(Kind, ObjectKey), AnyObject>,
+    in_force: ObjectSet,
+    shared: Shared,
 }
 
 /// One file as it was last read.
@@ -65,6 +68,10 @@ struct Held {
 /// Length and hash of a text.
 type Fingerprint = (usize, u64);
 
+/// Objects that some file has or had and that may differ now, each with the first place
+/// where it stands once that is known.
+type Touched = HashMap<Identity, Option<Origin>>;
+
 impl DirectoryState {
     /// Nothing held, nothing in force.
     pub fn new() -> Self {
@@ -78,75 +85,132 @@ impl DirectoryState {
     /// - Of one object in two places, the first file in byte order (and the first
     ///   document in it) wins; the other gets an error.
     ///
-    /// Files that did not change are not parsed again.
+    /// Files that did not change are not parsed again, and an object that is written as
+    /// before stays the same one.
     pub fn apply(&mut self, files: &Files) -> Loaded {
-        self.held_by_file.retain(|file, _| files.contains_key(file));
-        for (file, text) in files {
-            self.held_by_file
-                .entry(file.clone())
-                .or_default()
-                .update(file, text);
+        let mut touched = Touched::new();
+        self.held_by_file.retain(|file, held| {
+            let is_there = files.contains_key(file);
+            if !is_there {
+                held.touch(&mut touched);
+            }
+            is_there
+        });
+        self.read_changed(files, &mut touched);
+        if !touched.is_empty() {
+            self.choose(touched);
         }
+        self.shared.sweep();
+        self.loaded()
+    }
 
-        let mut loaded = Loaded::default();
-        let mut origins: BTreeMap<(Kind, &ObjectKey), &Origin> = BTreeMap::new();
-        let mut in_force = BTreeMap::new();
-        for held in self.held_by_file.values() {
+    fn read_changed(&mut self, files: &Files, touched: &mut Touched) {
+        let mut changed = Vec::new();
+        for (file, text) in files {
+            let held = self.held_by_file.entry(file.clone()).or_default();
+            if let Some(bytes) = held.update(file, text) {
+                changed.push((file, bytes));
+            }
+        }
+        for ((file, _), content) in changed.iter().zip(read_files(&changed, &self.shared)) {
+            if let Some(held) = self.held_by_file.get_mut(*file) {
+                held.take(file, content, touched);
+            }
+        }
+    }
+
+    /// Brings what is in force in line with the files, as far as `touched` goes.
+    fn choose(&mut self, mut touched: Touched) {
+        for (file, held) in &mut self.held_by_file {
+            for read in &mut held.content.objects {
+                match touched.get_mut(&read.identity) {
+                    None => {}
+                    Some(Some(first)) => read.shadowed_by = Some(Box::new(first.clone())),
+                    Some(first) => {
+                        *first = Some(read.origin(file));
+                        read.shadowed_by = None;
+                        read.put_into(&mut self.in_force);
+                    }
+                }
+            }
+        }
+        for (identity, place) in touched {
+            if place.is_none() {
+                AnyObject::remove(&mut self.in_force, &identity);
+            }
+        }
+    }
+
+    fn loaded(&self) -> Loaded {
+        let mut loaded = Loaded {
+            objects: self.in_force.clone(),
+            ..Loaded::default()
+        };
+        for (file, held) in &self.held_by_file {
             loaded.findings.extend(held.problem.clone());
             loaded.findings.extend_from_slice(&held.content.findings);
             for (kind, count) in &held.content.skipped {
                 *loaded.skipped.entry(kind.clone()).or_default() += count;
             }
             for read in &held.content.objects {
-                if let Some(first) = origins.get(&(read.kind, &read.key)) {
-                    loaded.findings.push(already_defined(read, first));
+                if let Some(first) = &read.shadowed_by {
+                    loaded.findings.push(already_defined(read, file, first));
                     continue;
                 }
-                origins.insert((read.kind, &read.key), &read.origin);
                 loaded.findings.extend_from_slice(&read.findings);
-                let identity = (read.kind, read.key.clone());
-                let last_good = self.in_force.get(&identity);
-                if read.object.is_none() && last_good.is_some() {
-                    loaded.findings.push(last_good_stays(read));
-                }
-                if let Some(object) = read.object.as_ref().or(last_good) {
-                    object.insert_into(&mut loaded.objects);
-                    in_force.insert(identity, object.clone());
+                if read.object.is_none() && AnyObject::is_in(&self.in_force, &read.identity) {
+                    loaded.findings.push(last_good_stays(read, file));
                 }
             }
         }
-        self.in_force = in_force;
         loaded.findings.sort();
         loaded
     }
 }
 
 impl Held {
-    fn update(&mut self, file: &Arc<str>, text: &FileText) {
+    /// Notes the text; its bytes if they must be read.
+    fn update<'a>(&mut self, file: &Arc<str>, text: &'a FileText) -> Option<&'a [u8]> {
         let bytes = match text {
             FileText::Read(bytes) => bytes,
-            FileText::Unchanged => return,
+            FileText::Unchanged => return None,
             FileText::Unreadable(reason) => {
                 let message = format!("cannot read the file: {reason}");
                 self.fingerprint = None;
                 self.problem = Some(self.file_problem(file, 0, "unreadable", message));
-                return;
+                return None;
             }
         };
         let fingerprint = Some(fingerprint(bytes));
         if self.fingerprint == fingerprint {
-            return;
+            return None;
         }
         self.fingerprint = fingerprint;
-        match read_file(file, bytes) {
+        Some(bytes)
+    }
+
+    fn take(
+        &mut self,
+        file: &Arc<str>,
+        content: Result<FileContent, SyntaxError>,
+        touched: &mut Touched,
+    ) {
+        match content {
             Ok(content) => {
+                self.touch(touched);
                 self.content = content;
+                self.touch(touched);
                 self.problem = None;
             }
             Err(SyntaxError { line, message }) => {
                 self.problem = Some(self.file_problem(file, line, "syntax", message));
             }
         }
+    }
+
+    fn touch(&self, touched: &mut Touched) {
+        let objects = self.content.objects.iter();
+        touched.extend(objects.map(|read| (read.identity.clone(), None)));
     }
 
     fn file_problem(
@@ -173,20 +237,21 @@ fn fingerprint(bytes: &[u8]) -> Fingerprint {
 }
 
 fn reference(read: &ReadObject) -> ObjectRef {
-    ObjectRef::new(read.kind.as_str(), &read.key.namespace, &read.key.name)
+    let Identity { kind, key } = &read.identity;
+    ObjectRef::new(kind.as_str(), &key.namespace, &key.name)
 }
 
-fn already_defined(read: &ReadObject, first: &Origin) -> Finding {
+fn already_defined(read: &ReadObject, file: &Arc<str>, first: &Origin) -> Finding {
     let message = format!("also defined at {first}, which is used; remove one of the two");
     Finding::new(Severity::Error, "defined-twice", message)
-        .with_origin(read.origin.clone())
+        .with_origin(read.origin(file))
         .with_object(reference(read))
 }
 
-fn last_good_stays(read: &ReadObject) -> Finding {
+fn last_good_stays(read: &ReadObject, file: &Arc<str>) -> Finding {
     let message = "the last good version of this object stays in force until the errors are mended";
     Finding::new(Severity::Info, "last-good", message)
-        .with_origin(read.origin.clone())
+        .with_origin(read.origin(file))
         .with_object(reference(read))
 }
 

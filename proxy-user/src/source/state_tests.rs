@@ -205,3 +205,78 @@ fn documents_that_are_no_objects_are_findings() {
         assert_eq!(printed(&loaded), [expected], "{text:?}");
     }
 }
+
+#[test]
+fn an_object_that_is_written_as_before_stays_the_same_one() {
+    let mut state = DirectoryState::new();
+    let (a, b) = (virtual_service("a", "one"), virtual_service("b", "one"));
+    let first = state.apply(&files(&[("x.yaml", &(a.clone() + "---\n" + &b))]));
+    let changed = a + "---\n" + &virtual_service("b", "two");
+    let second = state.apply(&files(&[("x.yaml", &changed)]));
+    assert_eq!(in_force(&second), ["a=one", "b=two"]);
+    let of = |loaded: &Loaded, name: &str| {
+        let key = crate::api::ObjectKey::new("default", name);
+        Arc::clone(&loaded.objects.virtual_services[&key])
+    };
+    assert!(Arc::ptr_eq(&of(&first, "a"), &of(&second, "a")));
+    assert!(!Arc::ptr_eq(&of(&first, "b"), &of(&second, "b")));
+}
+
+#[test]
+fn looking_again_and_again_finds_what_looking_once_finds() {
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..40 {
+        let mut texts: BTreeMap<String, String> = BTreeMap::new();
+        let mut state = DirectoryState::new();
+        for step in 0..12 {
+            let file = format!("f{}.yaml", random.usize(0..4));
+            if random.usize(0..5) == 0 {
+                texts.remove(&file);
+            } else {
+                // Few names, so that the same one stands in several places.
+                let objects = (0..random.usize(0..5)).map(|_| {
+                    let (name, host) = (random.usize(0..6), random.usize(0..3));
+                    virtual_service(&format!("n{name}"), &format!("h{host}"))
+                });
+                let objects: Vec<String> = objects.collect();
+                texts.insert(file.clone(), objects.join("---\n"));
+            }
+            let as_files = |changed_only: bool| -> Files {
+                let texts = texts.iter().map(|(name, text)| {
+                    let is_same = changed_only && *name != file;
+                    let text = if is_same {
+                        FileText::Unchanged
+                    } else {
+                        FileText::from(text.as_str())
+                    };
+                    (Arc::from(name.as_str()), text)
+                });
+                texts.collect()
+            };
+            let again = state.apply(&as_files(true));
+            let once = DirectoryState::new().apply(&as_files(false));
+            assert_eq!(printed(&again), printed(&once), "step {step}: {texts:?}");
+            assert_eq!(
+                *again.objects.virtual_services, *once.objects.virtual_services,
+                "step {step}: {texts:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_that_several_threads_read_keep_their_order() {
+    let texts: Vec<(String, String)> = (0..60)
+        .map(|file| {
+            let objects = (0..60).map(|_| virtual_service("same", &format!("h{file}")));
+            let objects: Vec<String> = objects.collect();
+            (format!("f{file:02}.yaml"), objects.join("---\n"))
+        })
+        .collect();
+    let texts: Vec<(&str, &str)> = texts.iter().map(|(f, t)| (&**f, &**t)).collect();
+    let loaded = DirectoryState::new().apply(&files(&texts));
+    assert_eq!(in_force(&loaded), ["same=h0"]);
+    assert_eq!(loaded.findings.len(), 60 * 60 - 1);
+    let is_first = |finding: &Finding| finding.message.contains("f00.yaml:1,");
+    assert!(loaded.findings.iter().all(is_first));
+}

@@ -323,6 +323,10 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         read.map(Some)
             .map_err(|problem| problem.inside(&format!("[{index}]"), node.line))
     }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
 }
 
 /// The fields of a mapping, one after the other.

@@ -1,11 +1,11 @@
 //! The rules for what several kinds have: durations, ports, hosts, visibility,
 //! selectors, labels, headers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::Report;
 use super::names;
-use crate::api::{Duration, Resource, StringMatch, WorkloadSelector};
+use crate::api::{Duration, Labels, Resource, StringMatch, WorkloadSelector};
 
 impl<S: Resource> Report<'_, S> {
     /// At least 1 ms and whole milliseconds; an absent one is fine.
@@ -72,8 +72,8 @@ impl<S: Resource> Report<'_, S> {
     }
 
     /// Label keys and values.
-    pub(super) fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
-        for (key, value) in labels {
+    pub(super) fn labels(&mut self, field: &str, labels: &Labels) {
+        for (key, value) in labels.iter() {
             if let Some(problem) = names::find_label_problem(key, value) {
                 self.error(&format!("{field}.{key}"), "label", problem);
             }
@@ -91,14 +91,14 @@ impl<S: Resource> Report<'_, S> {
     }
 
     /// Keys and values of a selector: neither an empty key nor a wildcard.
-    pub(super) fn selector_labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
+    pub(super) fn selector_labels(&mut self, field: &str, labels: &Labels) {
         const VALUE_LEN_MAX: usize = 63;
         const LABELS_MAX: usize = 256;
         if labels.len() > LABELS_MAX {
             self.error(field, "selector", format!("at most {LABELS_MAX} labels"));
         }
-        for (key, value) in labels {
-            let problem = match (key.as_str(), value) {
+        for (key, value) in labels.iter() {
+            let problem = match (key, value) {
                 ("", _) => "expected a label key, found nothing",
                 (key, value) if key.contains('*') || value.contains('*') => {
                     "wildcards are not supported in a selector"
@@ -119,7 +119,10 @@ impl<S: Resource> Report<'_, S> {
         let own_namespace = self.object.meta.namespace.clone();
         let mut seen = BTreeSet::new();
         for (index, entry) in export_to.iter().enumerate() {
-            let namespace = if entry == "." { &own_namespace } else { entry };
+            let namespace = match entry.as_str() {
+                "." => own_namespace.as_str(),
+                namespace => namespace,
+            };
             let field = format!("{FIELD}[{index}]");
             if !seen.insert(namespace) {
                 self.error(
@@ -128,7 +131,7 @@ impl<S: Resource> Report<'_, S> {
                     format!("{entry:?} is listed twice; remove one"),
                 );
             }
-            let is_special = matches!(namespace.as_str(), "*" | "~");
+            let is_special = matches!(namespace, "*" | "~");
             if !is_special && !names::is_dns_label(namespace) {
                 let message = format!("expected \"*\", \".\" or a namespace, found {entry:?}");
                 self.error(&field, CODE, message);

@@ -92,7 +92,7 @@ impl Report<'_, VirtualService> {
         &mut self,
         path: &str,
         port: u32,
-        source_labels: &std::collections::BTreeMap<String, String>,
+        source_labels: &crate::api::Labels,
         gateways: &[String],
         source_namespace: &str,
     ) {

@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::api::{
-    EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Pod, Resource, WorkloadEntry,
-    in_creation_order,
+    EndpointSlice, Object, ObjectKey, ObjectSet, Objects, Pod, Resource, WorkloadEntry, by_creation,
 };
 use crate::compile::ledger::Ledger;
 use crate::finding::{Finding, ObjectRef, Severity};
@@ -45,8 +44,8 @@ impl Registry {
             objects,
             settings,
             texts: Interner::default(),
-            pods: HashMap::new(),
-            slices: HashMap::new(),
+            pods: HashMap::with_capacity(objects.pods.len()),
+            slices: HashMap::with_capacity(objects.endpoint_slices.len()),
             services: Vec::new(),
             aliases: Vec::new(),
             findings,
@@ -135,7 +134,9 @@ pub(in crate::compile) fn endpoints_of(
         // Who pays is asked where the sets are made.
         ledger: Ledger::unbounded(),
     };
-    builder.index_slices(|namespace, name| services.contains(&ObjectKey::new(namespace, name)));
+    let names = services.iter();
+    let names: HashSet<(&str, &str)> = names.map(|key| (&*key.namespace, &*key.name)).collect();
+    builder.index_slices(|namespace, name| names.contains(&(namespace, name)));
     builder.read_pods_of_slices();
     let mut found = BTreeMap::new();
     for key in services {
@@ -194,15 +195,18 @@ impl<'a> Builder<'a> {
 
     /// Slices of the services that `is_meant` says, by namespace and name.
     fn index_slices(&mut self, is_meant: impl Fn(&str, &str) -> bool) {
-        for slice in in_creation_order(&self.objects.endpoint_slices) {
+        for slice in self.objects.endpoint_slices.values() {
             let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) else {
                 continue;
             };
-            let key = (slice.meta.namespace.as_str(), service.as_str());
+            let key = (slice.meta.namespace.as_str(), service);
             if !is_meant(key.0, key.1) {
                 continue;
             }
             self.slices.entry(key).or_default().push(slice);
+        }
+        for slices in self.slices.values_mut() {
+            slices.sort_by(|a, b| by_creation(a, b));
         }
     }
 
@@ -319,13 +323,14 @@ impl<'a> Builder<'a> {
         let mut registry = Registry::index(services, aliases, &self.settings.mesh.domain);
         self.report_foreign_aliases(&registry);
         // In name order, so that two pods that claim one address give one answer.
-        let pods = self
-            .objects
-            .pods
-            .keys()
-            .filter_map(|key| self.pods.get(key));
-        for record in pods.filter(|record| record.is_alive && !record.is_host_network) {
-            for &ip in &record.ips {
+        registry.workloads.reserve(self.pods.len());
+        for (key, pod) in &self.objects.pods {
+            let record = self.pods.get(key).filter(|record| record.is_alive);
+            // Pods of the host's network share the node's addresses, which then name nobody.
+            let Some(record) = record.filter(|_| !pod.spec.host_network) else {
+                continue;
+            };
+            for ip in workload::pod_ips(pod) {
                 registry.workloads.insert(ip, Arc::clone(&record.workload));
             }
         }
@@ -345,6 +350,7 @@ impl<'a> Builder<'a> {
         registry.ledger = self.ledger;
         let pods = self.pods.into_iter();
         registry.pods = pods
+            .filter(|(_, record)| *record.workload.node == *self.settings.node)
             .map(|(key, record)| (key.clone(), record.workload))
             .collect();
         registry

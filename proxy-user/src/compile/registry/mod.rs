@@ -17,7 +17,7 @@ pub(super) use build::{
     SERVICE_NAME_LABEL, SliceEndpoints, endpoints_of, in_namespace, pods_named_by,
 };
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,8 +32,7 @@ use super::ledger::Ledger;
 use super::scope::ClientView;
 use super::visibility::ExportTo;
 
-/// Labels as objects write them.
-pub(crate) type Labels = BTreeMap<String, String>;
+pub(crate) use crate::api::Labels;
 
 /// Every service of the mesh.
 #[derive(Debug, Default)]
@@ -52,7 +51,7 @@ pub(crate) struct Registry {
     domain: String,
     /// ExternalName services by their own host.
     pub(crate) aliases: HashMap<Arc<str>, Arc<Alias>>,
-    /// Identity of every pod.
+    /// Identity of every pod of this node.
     pub(crate) pods: HashMap<ObjectKey, Arc<Workload>>,
     /// What each namespace has cost so far; all stages after this one charge it too.
     pub(crate) ledger: Ledger,

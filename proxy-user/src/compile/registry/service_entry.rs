@@ -153,7 +153,7 @@ impl<'a> Builder<'a> {
         port: &ServicePort,
     ) -> EndpointMap {
         let mut found = EndpointMap::default();
-        let namespace = object.meta.namespace.as_str();
+        let namespace = &object.meta.namespace;
         let default_port = port.target_port.unwrap_or(port.number);
         if let Some(selector) = &object.spec.workload_selector {
             let takes_names = object.spec.resolution != api::Resolution::Static;
@@ -220,7 +220,7 @@ impl<'a> Builder<'a> {
                 continue;
             };
             // Istio takes a pod's first address.
-            let Some(&ip) = record.ips.first() else {
+            let Some(&ip) = workload::pod_ips(pod).first() else {
                 continue;
             };
             found.insert(Endpoint {
@@ -401,7 +401,7 @@ fn takes_allocated(object: &Object<ServiceEntry>) -> bool {
         .get("networking.istio.io/enable-autoallocate-ip");
     object.spec.addresses.is_empty()
         && object.spec.resolution != api::Resolution::None
-        && label.map(String::as_str) != Some("false")
+        && label != Some("false")
 }
 
 /// Endpoints of all entries for ports of this name. An entry of resolution DNS that lists

@@ -1,14 +1,13 @@
 //! Who is behind an address: the words that telemetry reports and subsets select by.
 //!
 //! Source: Istio, pkg/kube/labels and pilot/pkg/serviceregistry (workload names),
-//! pkg/config/labels `CanonicalService` and `CanonicalServiceRevision`,
 //! pilot/pkg/serviceregistry/util/label `AugmentLabels` (labels of subsets).
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::{Node, Object, ObjectMeta, Pod, WorkloadEntry};
+use crate::api::{Node, Object, ObjectMeta, Pod, Text, WorkloadEntry};
 use crate::snapshot::Workload;
 use crate::snapshot::endpoints::Locality;
 
@@ -21,24 +20,32 @@ const CLUSTER_NAME: &str = "Kubernetes";
 
 /// Texts that repeat thousands of times (labels, namespaces), kept once.
 #[derive(Debug, Default)]
-pub(super) struct Interner(HashSet<Arc<str>>);
+pub(super) struct Interner {
+    texts: HashSet<Arc<str>>,
+    localities: HashSet<Arc<Locality>>,
+}
 
 impl Interner {
     /// The shared copy of `text`.
     pub(super) fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+        if text.is_empty() {
+            return Arc::default();
+        }
+        if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);
         }
         let fresh: Arc<str> = Arc::from(text);
-        self.0.insert(Arc::clone(&fresh));
+        self.texts.insert(Arc::clone(&fresh));
         fresh
     }
 
-    fn labels(&mut self, labels: &Labels) -> Vec<(Arc<str>, Arc<str>)> {
-        labels
-            .iter()
-            .map(|(name, value)| (self.get(name), self.get(value)))
-            .collect()
+    fn locality(&mut self, locality: Locality) -> Arc<Locality> {
+        if let Some(known) = self.localities.get(&locality) {
+            return Arc::clone(known);
+        }
+        let fresh = Arc::new(locality);
+        self.localities.insert(Arc::clone(&fresh));
+        fresh
     }
 }
 
@@ -47,10 +54,6 @@ impl Interner {
 pub(super) struct PodRecord {
     /// Identity and labels.
     pub(super) workload: Arc<Workload>,
-    /// `status.podIPs`, else `status.podIP`.
-    pub(super) ips: Vec<IpAddr>,
-    /// Shares the node's addresses, which then name nobody.
-    pub(super) is_host_network: bool,
     /// Running, not terminating.
     pub(super) is_alive: bool,
     /// Its condition `Ready`; a pod without conditions counts as ready.
@@ -66,18 +69,23 @@ pub(super) fn of_pod(
 ) -> PodRecord {
     let node_name = node_of(pod, default_node);
     let locality = locality_of(None, &pod.meta.labels, node, texts);
-    let name = owner_name(&pod.meta);
+    let own_name = pod.meta.name.shared();
+    let name = match owner_name(&pod.meta) {
+        name if *name == **own_name => Arc::clone(own_name),
+        name => texts.get(name),
+    };
     let workload = Workload {
-        name: Arc::from(pod.meta.name.as_str()),
+        name: Arc::clone(own_name),
+        workload: name,
+        namespace: Arc::clone(pod.meta.namespace.shared()),
         node: texts.get(node_name),
-        ..described(name, &pod.meta.namespace, &pod.meta.labels, locality, texts)
+        labels: Arc::clone(pod.meta.labels.shared()),
+        locality,
     };
     let phase = pod.status.phase.as_str();
     let ready = pod.status.conditions.iter().find(|c| c.kind == "Ready");
     PodRecord {
         workload: Arc::new(workload),
-        ips: pod_ips(pod),
-        is_host_network: pod.spec.host_network,
         is_alive: pod.meta.deletion_timestamp.is_none() && !matches!(phase, "Succeeded" | "Failed"),
         is_ready: ready.is_none_or(|condition| condition.status == "True"),
     }
@@ -85,7 +93,7 @@ pub(super) fn of_pod(
 
 /// `status.podIPs`, else `status.podIP`; what is no address is left out.
 pub(in crate::compile) fn pod_ips(pod: &Object<Pod>) -> Vec<IpAddr> {
-    let listed = pod.status.pod_ips.iter().map(|entry| entry.ip.as_str());
+    let listed = pod.status.pod_ips.iter().map(|entry| &*entry.ip);
     let mut ips: Vec<IpAddr> = listed.filter_map(|ip| ip.parse().ok()).collect();
     if ips.is_empty() {
         ips.extend(pod.status.pod_ip.parse::<IpAddr>());
@@ -109,7 +117,7 @@ pub(super) struct EntryRecord<'a> {
     /// Name for telemetry; empty for what is outside the mesh, which Istio reports as unknown.
     pub(super) name: &'a str,
     /// Namespace of the object.
-    pub(super) namespace: &'a str,
+    pub(super) namespace: &'a Text,
     /// Labels that subsets select by.
     pub(super) labels: &'a Labels,
 }
@@ -122,62 +130,26 @@ pub(super) fn of_entry(record: EntryRecord<'_>, texts: &mut Interner) -> Arc<Wor
         namespace,
         labels,
     } = record;
-    let locality = locality_of(Some(&entry.locality), labels, None, texts);
-    let workload = described(name, namespace, labels, locality, texts);
+    let place = Workload {
+        labels: Arc::clone(labels.shared()),
+        locality: locality_of(Some(&entry.locality), labels, None, texts),
+        ..Workload::default()
+    };
     if name.is_empty() {
-        return Arc::new(Workload {
-            labels: workload.labels,
-            locality: workload.locality,
-            ..Workload::default()
-        });
+        return Arc::new(place);
     }
-    Arc::new(workload)
+    let name = texts.get(name);
+    Arc::new(Workload {
+        name: Arc::clone(&name),
+        workload: name,
+        namespace: Arc::clone(namespace.shared()),
+        ..place
+    })
 }
 
 /// Labels of a WorkloadEntry: those of its metadata over those of its spec.
 pub(super) fn entry_labels(entry: &Object<WorkloadEntry>) -> Labels {
-    let mut labels = entry.spec.labels.clone();
-    labels.extend(entry.meta.labels.clone());
-    labels
-}
-
-/// The parts of a workload that follow from its name, namespace and labels.
-fn described(
-    name: &str,
-    namespace: &str,
-    labels: &Labels,
-    locality: Locality,
-    texts: &mut Interner,
-) -> Workload {
-    let first = |names: &[&str]| {
-        names
-            .iter()
-            .find_map(|&name| labels.get(name))
-            .map(String::as_str)
-    };
-    let canonical_service = first(&[
-        "service.istio.io/canonical-name",
-        "app.kubernetes.io/name",
-        "app",
-    ]);
-    let canonical_revision = first(&[
-        "service.istio.io/canonical-revision",
-        "app.kubernetes.io/version",
-        "version",
-    ]);
-    let shared_name = texts.get(name);
-    Workload {
-        name: Arc::clone(&shared_name),
-        workload: shared_name,
-        namespace: texts.get(namespace),
-        app: texts.get(first(&["app"]).unwrap_or_default()),
-        version: texts.get(first(&["version"]).unwrap_or_default()),
-        canonical_service: texts.get(canonical_service.unwrap_or(name)),
-        canonical_revision: texts.get(canonical_revision.unwrap_or("latest")),
-        node: texts.get(""),
-        labels: texts.labels(labels),
-        locality,
-    }
+    entry.spec.labels.overlaid_by(&entry.meta.labels)
 }
 
 /// Name of the workload that made a pod: a Deployment for a ReplicaSet with the
@@ -189,7 +161,7 @@ fn owner_name(meta: &ObjectMeta) -> &str {
     };
     match owner.kind.as_str() {
         "ReplicaSet" => {
-            let hash = meta.labels.get("pod-template-hash").map(String::as_str);
+            let hash = meta.labels.get("pod-template-hash");
             let stem = owner.name.rsplit_once('-');
             match (stem, hash) {
                 (Some((stem, suffix)), Some(hash)) if suffix == hash => stem,
@@ -215,7 +187,7 @@ fn locality_of(
     labels: &Labels,
     node: Option<&Object<Node>>,
     texts: &mut Interner,
-) -> Locality {
+) -> Arc<Locality> {
     let label = labels
         .get(LOCALITY_LABEL)
         .map(|text| text.replace('.', "/"));
@@ -223,18 +195,19 @@ fn locality_of(
     if let Some(text) = text {
         let mut parts = text.splitn(3, '/');
         let mut next = || texts.get(parts.next().unwrap_or_default());
-        return Locality {
+        let locality = Locality {
             region: next(),
             zone: next(),
             subzone: next(),
         };
+        return texts.locality(locality);
     }
     let mut of_node = |names: [&str; 2]| {
         let labels = node.map(|node| &node.meta.labels);
         let value = labels.and_then(|labels| names.iter().find_map(|&name| labels.get(name)));
-        texts.get(value.map(String::as_str).unwrap_or_default())
+        texts.get(value.unwrap_or_default())
     };
-    Locality {
+    let locality = Locality {
         region: of_node([
             "topology.kubernetes.io/region",
             "failure-domain.beta.kubernetes.io/region",
@@ -244,7 +217,8 @@ fn locality_of(
             "failure-domain.beta.kubernetes.io/zone",
         ]),
         subzone: of_node(["topology.istio.io/subzone", "topology.istio.io/subzone"]),
-    }
+    };
+    texts.locality(locality)
 }
 
 /// Whether a subset with these labels contains the workload: all of them are among
@@ -252,7 +226,7 @@ fn locality_of(
 pub(in crate::compile) fn is_selected(selector: &Labels, workload: &Workload) -> bool {
     selector
         .iter()
-        .all(|(name, value)| subset_label(workload, name) == Some(value.as_str()))
+        .all(|(name, value)| subset_label(workload, name) == Some(value))
 }
 
 fn subset_label<'a>(workload: &'a Workload, name: &str) -> Option<&'a str> {
@@ -267,12 +241,7 @@ fn subset_label<'a>(workload: &'a Workload, name: &str) -> Option<&'a str> {
     if !derived.is_empty() {
         return Some(derived);
     }
-    workload
-        .labels
-        .binary_search_by(|(known, _)| (**known).cmp(name))
-        .ok()
-        .and_then(|at| workload.labels.get(at))
-        .map(|(_, value)| &**value)
+    workload.label(name).map(|value| &**value)
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@ use super::*;
 use crate::api::OwnerReference;
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
-    let own = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
-    pairs.iter().map(own).collect()
+    pairs.iter().copied().collect()
 }
 
 #[test]
@@ -30,11 +29,11 @@ fn a_workload_is_called_after_who_made_its_pod() {
             meta.labels = labels(&[("pod-template-hash", hash)]);
         }
         if !kind.is_empty() {
-            meta.owner_references.push(OwnerReference {
+            meta.owner_references = Box::new([OwnerReference {
                 kind: kind.into(),
                 name: owner.into(),
                 controller: true,
-            });
+            }]);
         }
         assert_eq!(owner_name(&meta), expected, "{kind} {owner} {hash:?}");
     }
@@ -66,11 +65,17 @@ fn canonical_names_follow_istios_order_of_labels() {
             "r",
         ),
     ] {
-        let mut texts = Interner::default();
-        let locality = Locality::default();
-        let workload = described("w", "ns", &labels(pairs), locality, &mut texts);
-        assert_eq!(&*workload.canonical_service, service, "{pairs:?}");
-        assert_eq!(&*workload.canonical_revision, revision, "{pairs:?}");
+        let workload = Workload {
+            name: "w-1".into(),
+            workload: "w".into(),
+            labels: Arc::clone(labels(pairs).shared()),
+            ..Workload::default()
+        };
+        assert_eq!(&**workload.canonical_service(), service, "{pairs:?}");
+        let found = workload
+            .canonical_revision()
+            .map_or("latest", |found| found);
+        assert_eq!(found, revision, "{pairs:?}");
     }
 }
 
@@ -81,7 +86,9 @@ fn subsets_select_by_labels_and_place() {
     let locality = locality_of(Some("r1/z1"), &own, None, &mut texts);
     let workload = Workload {
         node: texts.get("n1"),
-        ..described("w", "ns", &own, locality, &mut texts)
+        labels: Arc::clone(own.shared()),
+        locality,
+        ..Workload::default()
     };
     for (selector, expected) in [
         (&[][..], true),              // no labels select all

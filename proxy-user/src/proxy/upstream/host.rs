@@ -147,24 +147,20 @@ impl Drop for ActiveOnHost {
 /// standard metrics print them.
 #[must_use]
 pub fn workload_labels(workload: &Workload) -> WorkloadLabels {
-    let known = |text: &Arc<str>| {
-        if text.is_empty() {
-            Arc::from("unknown")
-        } else {
-            Arc::clone(text)
-        }
+    let known = |text: Option<&Arc<str>>| match text {
+        Some(text) if !text.is_empty() => Arc::clone(text),
+        Some(_) | None => Arc::from("unknown"),
     };
-    let mut labels = WorkloadLabels {
-        workload: known(&workload.workload),
-        namespace: known(&workload.namespace),
+    let revision = workload.canonical_revision();
+    WorkloadLabels {
+        workload: known(Some(&workload.workload)),
+        namespace: known(Some(&workload.namespace)),
         principal: Arc::from("unknown"),
-        app: known(&workload.app),
-        version: known(&workload.version),
-        canonical_service: known(&workload.canonical_service),
-        canonical_revision: Arc::clone(&workload.canonical_revision),
-    };
-    if labels.canonical_revision.is_empty() {
-        labels.canonical_revision = Arc::from("latest");
+        app: known(workload.app()),
+        version: known(workload.version()),
+        canonical_service: known(Some(workload.canonical_service())),
+        canonical_revision: revision
+            .filter(|revision| !revision.is_empty())
+            .map_or_else(|| Arc::from("latest"), Arc::clone),
     }
-    labels
 }
