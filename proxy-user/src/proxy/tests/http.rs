@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use super::mesh::{Mesh, destination, echo_at_end, one, read_all, scope, serve, vip};
+use super::mesh::{Mesh, destination, echo_at_end, one, read_all, scope, serve, to_cluster, vip};
 use crate::snapshot::Cluster;
 use crate::snapshot::clusters::ClusterRef;
 use crate::snapshot::listeners::{Destination, Protocol, ScopeView};
@@ -101,6 +101,29 @@ fn http_is_served_request_by_request_over_one_upstream_connection() {
         drop((first, second));
         mesh.stop();
     }
+}
+
+/// Checklist id A020: what the client says first decides which of the service's routes apply.
+#[test]
+fn a020_an_undeclared_port_routes_http_1_1_as_http_and_http_1_0_as_tcp() {
+    let mesh = Mesh::start(scope(Destination {
+        http: Some(Arc::new(table_to(one(http_server())))),
+        tcp: vec![to_cluster(ClusterRef::Known(Arc::new(one(serve(
+            echo_at_end,
+        )))))],
+        ..destination(Protocol::Auto)
+    }));
+    let mut client = mesh.dial(vip());
+    assert_eq!(request(&mut client), "01", "the HTTP server's count");
+    let bytes = b"GET / HTTP/1.0\r\n\r\n";
+    let mut raw = mesh.dial(vip());
+    raw.write_all(bytes).expect("written");
+    raw.shutdown(Shutdown::Write).expect("shut down");
+    let mut got = read_all(&mut raw).expect("an answer");
+    got.reverse();
+    assert_eq!(got, bytes, "the TCP server's echo, untouched");
+    drop((client, raw));
+    mesh.stop();
 }
 
 /// Istio sniffs ports declared HTTP too: other bytes go to the original destination.
