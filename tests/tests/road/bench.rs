@@ -25,6 +25,9 @@ use proxy_user::telemetry::{MetricsRegistry, Telemetry};
 use crate::case::Ask;
 use crate::mesh::{CLIENTS, SERVICES, mesh, server_name, uid, virtual_ip};
 
+/// `protocolDetectionTimeout` of the setting `patient`.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What came back.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
@@ -189,10 +192,12 @@ impl Bench {
         if let Some(finding) = refused {
             return Err(finding.to_string());
         }
+        let is_asked = |word: &str| words.iter().any(|known| known == word);
         let settings = CompileSettings {
             node: "here".to_owned(),
             mesh: MeshSettings {
-                is_registry_only: words.iter().any(|word| word == "registryOnly"),
+                is_registry_only: is_asked("registryOnly"),
+                protocol_detection_timeout: is_asked("patient").then_some(PATIENCE),
                 ..MeshSettings::default()
             },
             on_proxy_down: OnProxyDown::Degrade,
@@ -219,7 +224,8 @@ impl Bench {
             .collect()
     }
 
-    fn connect(&self, ask: &Ask) -> TcpStream {
+    /// A connection to the dialled address as the pod makes it.
+    pub(crate) fn connect(&self, ask: &Ask) -> TcpStream {
         let (namespace, name) = ask.from.split_once('/').expect("namespace/pod");
         let mut clients = CLIENTS.iter();
         let client = clients.position(|it| (it.0, it.1) == (namespace, name));

@@ -14,7 +14,7 @@ pub(crate) struct Case {
     /// YAML, beside the common mesh.
     #[serde(default)]
     pub(crate) objects: String,
-    /// `registryOnly`.
+    /// `registryOnly`, and `patient`: half a minute for undeclared ports.
     #[serde(default)]
     pub(crate) settings: Vec<String>,
     pub(crate) asks: Vec<Ask>,

@@ -8,6 +8,10 @@ mod bench;
 mod case;
 mod mesh;
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Instant;
+
 use bench::Bench;
 use case::{Ask, Case, cases};
 
@@ -106,4 +110,70 @@ fn check_shares(bench: &Bench, ask: &Ask, times: u32) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("somebody else served: {counts:?}"))
+}
+
+/// A Service of this name at 127.2.0.77 with one port, and its endpoint at `server`.
+fn service(port: &str, server: u16) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: extra, namespace: ns1}}
+spec: {{clusterIP: 127.2.0.77, ports: [{port}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: extra, namespace: ns1, labels: {{kubernetes.io/service-name: extra}}}}
+addressType: IPv4
+ports: [{{port: {server}}}]
+endpoints: [{{addresses: [127.3.9.9]}}]
+"
+    )
+}
+
+/// An ask to a port of that Service.
+fn ask(port: u16) -> Ask {
+    let text = format!("{{to: '127.2.0.77:{port}', host: extra}}");
+    serde_yaml::from_str(&text).expect("an ask")
+}
+
+#[test]
+fn a016_a_port_declared_h2c_speaks_http2_to_its_endpoint() {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
+    let server = listener.local_addr().expect("bound").port();
+    let mut bench = Bench::start();
+    for (protocol, expected) in [("kubernetes.io/h2c", "PRI "), ("http", "GET ")] {
+        let port = format!("{{port: 80, appProtocol: {protocol}}}");
+        let published = bench.publish(&service(&port, server), &[]);
+        assert_eq!(published, Ok(()));
+        let mut first = [0; 4];
+        std::thread::scope(|scope| {
+            scope.spawn(|| bench.ask(&ask(80)));
+            let (mut stream, _) = listener.accept().expect("the proxy dials");
+            stream.read_exact(&mut first).expect("the proxy speaks");
+        });
+        assert_eq!(String::from_utf8_lossy(&first), expected, "{protocol}");
+    }
+}
+
+/// With a time-out of half a minute for undeclared ports, a wait would be seen.
+#[test]
+fn a018_an_unnamed_port_3306_lets_the_server_speak_first() {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
+    let server = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            stream.write_all(b"hello").expect("the proxy reads");
+            let _ = stream.read(&mut [0]);
+        }
+    });
+    let mut bench = Bench::start();
+    let published = bench.publish(&service("{port: 3306}", server), &["patient".to_owned()]);
+    assert_eq!(published, Ok(()));
+    let started = Instant::now();
+    let mut greeting = [0; 5];
+    let mut client = bench.connect(&ask(3306));
+    client.read_exact(&mut greeting).expect("a greeting");
+    assert_eq!(&greeting, b"hello");
+    assert!(started.elapsed() < bench::PATIENCE / 2, "it waited");
 }
